@@ -1,0 +1,61 @@
+"""What goes into an engine and what comes out (design.md section 4, Completion)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length", "blocked", "error"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One single-turn question with images. `policy` is the sample's data policy; the privacy guard reads it."""
+
+    request_id: str
+    prompt: str
+    images: tuple[Path, ...]
+    policy: str
+    system: str = ""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Every sampling field, explicit, so that no model's generation config can change one. `temperature` 0 is greedy."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    n: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of a model. `finish_reason` "error" carries the error in `error`, never in `text`."""
+
+    text: str
+    finish_reason: FinishReason
+    tokens_in: int
+    tokens_out: int
+    latency_s: float
+    attempts: int
+    engine: str
+    model: str
+    error: str = ""
+
+
+class Engine(Protocol):
+    """Anything that answers requests. Yields (request, its `sampling.n` completions) as they finish, in any order."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[Request, list[Completion]]]: ...

@@ -1,0 +1,5 @@
+"""The root of every error a user can cause or mend. The command line prints its message and exits 1."""
+
+
+class SurgR1Error(Exception):
+    """Names the file or argument, what was found, what was expected and what to do."""

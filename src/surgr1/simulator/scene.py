@@ -143,7 +143,7 @@ class Centre:
     vignette: float = 1.3
     roll: float = 0.0
     zoom: float = 1.0
-    noise: float = 0.1
+    noise: float = 0.03
     mirrored: bool = False
     shaft: tuple[int, int, int] = (70, 74, 80)
     jpeg: int = 92

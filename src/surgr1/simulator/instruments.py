@@ -189,4 +189,37 @@ def draw_instrument(canvas: Canvas, instrument: Instrument, centre: Centre, iden
     """Draw one instrument; its working end gets mask value `ident`, its shaft `ident` + 100. Raises DrawError on an unknown tool."""
     if instrument.tool not in _DRAW:
         raise DrawError(f"no drawing for tool {instrument.tool!r}; known: {', '.join(_DRAW)}")
-    _DRAW[instrument.tool](Pen(canvas, instrument, ident), centre.shaft)
+    pen = Pen(canvas, instrument, ident)
+    _DRAW[instrument.tool](pen, centre.shaft)
+    _draw_deed(pen, instrument.verb)
+
+
+def _draw_deed(pen: Pen, verb: str) -> None:
+    """What tells verbs apart in one frame: strained tissue, a fold, steam over a burn, a water jet."""
+    if verb == "retract":
+        for y in (-0.5, -0.25, 0.0, 0.25, 0.5):
+            pen.canvas.line_px(
+                [pen.at(-0.1, y * 0.4), pen.at(0.75, y * 1.6)], (236, 214, 200), 0.05 * pen.unit, None
+            )
+    elif verb == "grasp":
+        ring = [
+            pen.at(-0.2 + 0.34 * math.cos(t), 0.34 * math.sin(t))
+            for t in (k * math.tau / 16 for k in range(17))
+        ]
+        pen.canvas.line_px(ring, (70, 26, 26), 0.08 * pen.unit, None)
+    elif verb == "coagulate":
+        burn = [
+            pen.at(0.15 + 0.4 * math.cos(t), 0.4 * math.sin(t))
+            for t in (k * math.tau / 12 for k in range(12))
+        ]
+        pen.canvas.polygon_px(burn, (24, 16, 12), None, 0.8)
+        steam = [
+            pen.at(0.3 + 0.55 * math.cos(t), 0.45 + 0.5 * math.sin(t))
+            for t in (k * math.tau / 12 for k in range(12))
+        ]
+        pen.canvas.polygon_px(steam, (232, 230, 226), None, 0.5)
+    elif verb == "irrigate":
+        for y in (-0.3, 0.0, 0.3):
+            pen.canvas.line_px(
+                [pen.at(0.05, y * 0.3), pen.at(1.1, y * 1.4)], (176, 214, 244), 0.12 * pen.unit, None
+            )

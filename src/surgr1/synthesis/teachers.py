@@ -1,0 +1,192 @@
+"""Who writes traces: an offline teacher from labels and the procedure's knowledge, or a vision-language model behind an engine."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from surgr1.corpora.grid import PreparedImage
+from surgr1.corpora.questions import quadrant
+from surgr1.corpora.schema import Sample
+from surgr1.engines.types import Engine, Request, Sampling
+from surgr1.ontology.procedures import Procedure, load_procedure
+from surgr1.ontology.tasks import Task
+from surgr1.reasoning.trace import Trace, parse
+from surgr1.synthesis.conversations import prepared_answer
+from surgr1.synthesis.prompts import teacher_prompt
+
+
+class Teacher(Protocol):
+    """Writes one trace per sample; None where it failed, with the reason."""
+
+    @property
+    def name(self) -> str: ...
+
+    def traces(
+        self, samples: Sequence[Sample], images: Mapping[str, PreparedImage], attempt: int
+    ) -> Iterator[tuple[Sample, Trace | None, str]]: ...
+
+
+class _Voice:
+    """Deterministic variety: each call of `pick` draws the next wording from a hash of sample and attempt."""
+
+    def __init__(self, key: str) -> None:
+        self._digest = hashlib.sha256(key.encode()).digest()
+        self._at = 0
+
+    def pick(self, wordings: Sequence[str]) -> str:
+        self._at = (self._at + 1) % len(self._digest)
+        return wordings[self._digest[self._at] % len(wordings)]
+
+
+_ORDINAL = {"grasp": "grasps", "retract": "retracts", "dissect": "dissects", "coagulate": "coagulates", "clip": "clips", "cut": "cuts",
+            "aspirate": "aspirates", "irrigate": "irrigates", "pack": "packs"}  # fmt: skip
+
+
+class OfflineTeacher:
+    """Forward reasoning from labels: what is seen, what it does, what that means. Says nothing the labels or the label's own cues do not support.
+
+    It cannot see the picture. Where a dataset labels only the phase or the action, Level 1 and 2 hold the ontology's visual cues of that
+    label: a description of what such a frame shows, not of this frame. `name` says so in every conversation.
+    """
+
+    name = "offline-labels-v1"
+
+    def traces(
+        self, samples: Sequence[Sample], images: Mapping[str, PreparedImage], attempt: int
+    ) -> Iterator[tuple[Sample, Trace | None, str]]:
+        for sample in samples:
+            yield sample, self.trace(sample, images[sample.sample_id], attempt), ""
+
+    def trace(self, sample: Sample, image: PreparedImage, attempt: int = 0) -> Trace:
+        """The trace of one sample, levels 1 to the task's own."""
+        voice = _Voice(f"{sample.sample_id}|{attempt}")
+        procedure = load_procedure(sample.procedure)
+        one, two, three = _write(sample, procedure, voice)
+        levels = {1: one, 2: two, 3: three}
+        return Trace({k: levels[k] for k in range(1, sample.level + 1)}, prepared_answer(sample, image))
+
+
+def _entity(procedure: Procedure, name: str, voice: _Voice) -> str:
+    """ "a grasper with two long fenestrated jaws"."""
+    found = procedure.entity(name)
+    article = "an" if name[0] in "aeiou" else "a"
+    return f"{article} {name}" + (
+        f" with {voice.pick((found.shape, found.shape, found.texture))}" if found else ""
+    )
+
+
+def _tools(sample: Sample, procedure: Procedure, voice: _Voice) -> str:
+    """The visible tools, where boxes allow with their quadrant."""
+    labels = sample.labels
+    if labels.boxes:
+        tools = set(labels.tools or ())
+        parts = [
+            f"{_entity(procedure, b.name, voice)} at the {quadrant(b.xyxy, sample.width, sample.height)}"
+            for b in labels.boxes
+            if b.name in tools
+        ]
+    else:
+        parts = [_entity(procedure, t, voice) for t in labels.tools or ()]
+    if not parts:
+        return voice.pick(("No instrument is in view.", "I see no instrument."))
+    lead = voice.pick(("I see", "In view:", "Visible:"))
+    return f"{lead} {', '.join(parts)}."
+
+
+def _deeds(sample: Sample, voice: _Voice) -> str:
+    """Who does what to what."""
+    sentences = []
+    for tool, verb, target in sample.labels.triplets or ():
+        if verb == "null verb":
+            sentences.append(voice.pick((f"The {tool} is idle.", f"The {tool} touches nothing.")))
+        else:
+            sentences.append(f"The {tool} {_ORDINAL[verb]} the {target}.")
+    return " ".join(sentences) or "Nothing acts on tissue."
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def _write(sample: Sample, procedure: Procedure, voice: _Voice) -> tuple[str, str, str]:
+    labels, task = sample.labels, sample.task
+    if task is Task.CVS_CRITERIA_ASSESSMENT:
+        criterion = next(c for c in procedure.criteria if c.id == sample.focus)
+        met = sample.answer == "yes"
+        ending = f"The criterion {criterion.name} is {'met' if met else 'not met'}."
+        return f"{_capital(voice.pick(criterion.met if met else criterion.unmet))} {ending}", "", ""
+    if task is Task.OVERALL_CVS_ASSESSMENT and labels.cvs:
+        seen = [
+            _capital(voice.pick(c.met if m else c.unmet))
+            for c, m in zip(procedure.criteria, labels.cvs, strict=True)
+        ]
+        met_names = [c.name for c, m in zip(procedure.criteria, labels.cvs, strict=True) if m]
+        relation = f"Met: {', '.join(met_names)}." if met_names else "No criterion is met."
+        verdict = "All three hold." if all(labels.cvs) else f"Only {sum(labels.cvs)} of three hold."
+        return " ".join(seen), relation, verdict
+    if task in (Task.TOOL_LOCALIZATION, Task.TISSUE_LOCALIZATION, Task.GRID_POSITION_RECOGNITION):
+        box = next(b for b in labels.boxes or () if b.name == sample.focus)
+        where = quadrant(box.xyxy, sample.width, sample.height)
+        return (
+            f"The {sample.focus} is {_entity(procedure, sample.focus, voice).partition(' with ')[2] or 'visible'}, at the {where}.",
+            "",
+            "",
+        )
+    if task is Task.TISSUE_RECOGNITION:
+        names = labels.tissues or ()
+        return (
+            (f"I see {', '.join('the ' + n for n in names)}." if names else "No named structure stands out."),
+            "",
+            "",
+        )
+    activity = procedure.activity(labels.phase or labels.action or "")
+    cue = _capital(voice.pick(activity.cues)) if activity else ""
+    if labels.tools is not None:
+        one = _tools(sample, procedure, voice)
+        two = _deeds(sample, voice) if labels.triplets is not None else cue
+        three_cue = cue if labels.triplets is not None else ""
+    else:
+        one, two, three_cue = cue, (activity.definition if activity else ""), ""
+    if task is Task.TOOL_COUNTING:
+        three = f"That makes {sample.answer}."
+    elif task is Task.STEP_RECOGNITION:
+        three = f"The phase is {labels.phase}, the step {labels.step}."
+    else:
+        three = (
+            f"{three_cue} {voice.pick(('This is', 'This fits', 'So the phase is'))} {labels.phase}.".strip()
+        )
+    return one, two, three
+
+
+class ApiTeacher:
+    """A vision-language model behind an engine, asked under the paper's surgery-wise constraints (Methods, "Surgery-Aware CoT Synthesis")."""
+
+    def __init__(self, engine: Engine, *, max_new_tokens: int = 1024, temperature: float = 0.7) -> None:
+        self._engine = engine
+        self._sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+
+    @property
+    def name(self) -> str:
+        return self._engine.model
+
+    def traces(
+        self, samples: Sequence[Sample], images: Mapping[str, PreparedImage], attempt: int
+    ) -> Iterator[tuple[Sample, Trace | None, str]]:
+        by_id = {s.sample_id: s for s in samples}
+        requests = [
+            Request(
+                s.sample_id,
+                teacher_prompt(s, prepared_answer(s, images[s.sample_id])),
+                (images[s.sample_id].path,),
+                s.policy,
+            )
+            for s in samples
+        ]
+        sampling = Sampling(**{**self._sampling.__dict__, "seed": attempt})
+        for request, completions in self._engine.generate(requests, sampling):
+            sample, completion = by_id[request.request_id], completions[0]
+            parsed = parse(completion.text, finish_reason=completion.finish_reason)
+            if parsed.answer is None:
+                yield sample, None, completion.error or f"no answer ({parsed.outcome})"
+            else:
+                yield sample, Trace(parsed.levels, parsed.answer), ""

@@ -83,11 +83,6 @@ def trace_conversation(
     return _conversation(sample, image, sample_prompt(sample, reasoning=True), render(trace), source, checks)
 
 
-def description_conversation(sample: Sample, image: PreparedImage, trace: Trace) -> Conversation:
-    """Base pre-training of the nano model: the trace's Level 1 as a plain description, no question and no answer."""
-    return _conversation(sample, image, "Describe the image.", trace.levels[1], "description", {})
-
-
 def write_conversations(path: Path, conversations: Iterable[Conversation]) -> int:
     """Write a Parquet file atomically; returns the number of rows."""
     rows = [asdict(c) | {"checks": list(c.checks.items())} for c in conversations]

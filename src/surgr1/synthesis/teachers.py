@@ -66,6 +66,34 @@ class OfflineTeacher:
         return Trace({k: levels[k] for k in range(1, sample.level + 1)}, prepared_answer(sample, image))
 
 
+def describe(sample: Sample) -> str:
+    """Everything the labels of the sample's frame support, as one plain description: what a pretrained model would already be able to say."""
+    labels, procedure = sample.labels, load_procedure(sample.procedure)
+    voice = _Voice(f"describe|{sample.dataset}|{sample.video}|{sample.frame}")
+    parts = []
+    if labels.tools is not None:
+        parts.append(_tools(sample, procedure, voice))
+    if labels.triplets is not None:
+        parts.append(_deeds(sample, voice))
+    if labels.tissues is not None:
+        tissues = set(labels.tissues)
+        places = [
+            f"the {b.name} at the {quadrant(b.xyxy, sample.width, sample.height)}"
+            for b in labels.boxes or ()
+            if b.name in tissues
+        ]
+        parts.append(f"Structures: {', '.join(places) or 'none'}.")
+    if labels.cvs is not None:
+        parts += [
+            _capital(voice.pick(c.met if m else c.unmet))
+            for c, m in zip(procedure.criteria, labels.cvs, strict=True)
+        ]
+    activity = procedure.activity(labels.phase or labels.action or "")
+    if activity:
+        parts.append(_capital(voice.pick(activity.cues)))
+    return " ".join(parts)
+
+
 def _entity(procedure: Procedure, name: str, voice: _Voice) -> str:
     """ "a grasper with two long fenestrated jaws"."""
     found = procedure.entity(name)

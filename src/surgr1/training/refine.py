@@ -18,12 +18,11 @@ from pathlib import Path
 from surgr1.corpora.grid import PreparedImage
 from surgr1.corpora.schema import Sample
 from surgr1.engines.types import Completion, Engine, Request, Sampling
-from surgr1.reasoning.answers import extract, spec_for
-from surgr1.reasoning.prompt import build_prompt
 from surgr1.reasoning.trace import Trace, parse
 from surgr1.synthesis.conversations import (
     Conversation,
     read_conversations,
+    sample_prompt,
     trace_conversation,
     write_conversations,
 )
@@ -83,7 +82,7 @@ def refine_iteration(
     requests = [
         Request(
             s.sample_id,
-            build_prompt(s.question, task=s.task, options=_shown_options(s), reasoning=True),
+            sample_prompt(s, reasoning=True),
             (images[s.sample_id].path,),
             s.policy,
         )
@@ -123,7 +122,7 @@ def refine_iteration(
             predicted[sample.sample_id] = trace_conversation(
                 sample,
                 images[sample.sample_id],
-                Trace(parsed.levels, sample.answer),
+                Trace(parsed.levels, parsed.answer or ""),
                 source=f"{engine.model}/iteration-{iteration}",
                 checks=verdicts[kept].checks,
             )
@@ -150,10 +149,8 @@ class _Verdict:
     checks: dict[str, bool]
 
 
-def _shown_options(sample: Sample) -> tuple[str, ...]:
-    return sample.options if sample.protocol == "options" else ()
-
-
 def _judge(sample: Sample, completion: Completion, image: PreparedImage) -> _Verdict:
     """Is the rollout's answer right, and is its trace one that would be accepted from the teacher?"""
-    return _Verdict(None, "", False, False, {})
+    findings, value = validate(completion.text, sample, image, finish_reason=completion.finish_reason)
+    checks = {f.check: f.ok for f in findings}
+    return _Verdict(value, completion.finish_reason, checks["answer"], all(checks.values()), checks)

@@ -1,0 +1,195 @@
+"""One self-contained HTML page of a run: scores with intervals and floors, Arena, radar, confusion, curves and example frames. Works from disk, offline."""
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from surgr1.bench import charts
+from surgr1.bench.runner import read_predictions
+from surgr1.bench.scoring import compare
+from surgr1.reasoning.answers import parse_boxes
+from surgr1.reasoning.trace import parse
+
+MAX_EXAMPLES = 48
+_CURVES = (
+    "loss",
+    "reward",
+    "rewards/answer/mean",
+    "rewards/format/mean",
+    "entropy",
+    "groups/mixed",
+    "w/max",
+    "completions/mean_length",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One evaluated stage: its scores and where its predictions and training log lie."""
+
+    name: str
+    title: str
+    scores: Mapping[str, Any]
+    predictions: Path
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """Everything the page shows. `composition` is dataset -> {"teacher": n, "self": n}; `facts` are provenance lines."""
+
+    title: str
+    simulated: bool
+    stages: Sequence[Stage]
+    statistics: Mapping[str, Mapping[str, int]]
+    composition: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_report(run: ReportInput, out: Path) -> Path:
+    """Write the page to `out` and return it."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(
+        files("surgr1.bench").joinpath("templates", "report.html").read_text(encoding="utf-8")
+    )
+    page = template.render(
+        run=run, arenas=_arenas(run), radar=_radar(run), table=_table(run), curves=_curves(run), examples=_examples(run), palette=charts.PALETTE,
+        confusions=[c for c in run.stages[-1].scores["cards"] if c["confusion"]], last=run.stages[-1],
+    )  # fmt: skip
+    part = out.with_suffix(".part")
+    part.write_text(page, encoding="utf-8")
+    part.replace(out)
+    return out
+
+
+def _safe(svg: str) -> Any:
+    """Our own SVG; every label in it was escaped when it was made."""
+    import markupsafe
+
+    return markupsafe.Markup(svg)
+
+
+def _arenas(run: ReportInput) -> list[dict[str, Any]]:
+    found = []
+    for group in ("public", "external"):
+        rows = [
+            (s.title, a["value"], a["low"], a["high"], a["floor"])
+            for s in run.stages
+            if (a := s.scores["arena"].get(group)) is not None
+        ]
+        if rows:
+            last = run.stages[-1].scores["arena"][group]
+            found.append(
+                {
+                    "group": group,
+                    "svg": _safe(charts.bars(rows, title=f"Arena Score, {group}")),
+                    "tasks": last["tasks"],
+                    "lift": last["lift"],
+                }
+            )
+    return found
+
+
+def _radar(run: ReportInput) -> Any:
+    cards = [c for c in run.stages[-1].scores["cards"]]
+    if len(cards) < 3:
+        return ""
+    values = {}
+    for stage in run.stages:
+        by_id = {c["id"]: c["metrics"][c["primary"]]["value"] for c in stage.scores["cards"]}
+        values[stage.title] = [by_id.get(c["id"], 0.0) for c in cards]
+    return _safe(charts.radar([c["title"] for c in cards], values, [c["floor"] for c in cards]))
+
+
+def _table(run: ReportInput) -> list[dict[str, Any]]:
+    """One row per card: the primary score of every stage with interval and the paired change against the stage before."""
+    rows = [list(read_predictions(s.predictions)) for s in run.stages]
+    changes = [{}] + [
+        compare(a, b, draws=int(run.stages[0].scores["draws"])) for a, b in zip(rows, rows[1:], strict=False)
+    ]
+    table = []
+    for card in run.stages[-1].scores["cards"]:
+        cells = []
+        for stage, change in zip(run.stages, changes, strict=True):
+            mine = next((c for c in stage.scores["cards"] if c["id"] == card["id"]), None)
+            difference = change.get(card["id"])
+            mark = ""
+            if difference:
+                mark = "up" if difference["low"] > 0 else "down" if difference["high"] < 0 else "same"
+            cells.append(
+                {
+                    "score": mine["metrics"][mine["primary"]] if mine else None,
+                    "change": difference,
+                    "mark": mark,
+                }
+            )
+        table.append({"card": card, "cells": cells})
+    return table
+
+
+def _curves(run: ReportInput) -> list[dict[str, Any]]:
+    found = []
+    for stage in run.stages:
+        if stage.log is None or not stage.log.is_file():
+            continue
+        rows = [json.loads(x) for x in stage.log.read_text(encoding="utf-8").splitlines()]
+        plots = [charts.line([(r["step"], r[k]) for r in rows if k in r], title=k) for k in _CURVES]
+        plots = [_safe(p) for p in plots if p]
+        if plots:
+            found.append({"title": stage.title, "plots": plots})
+    return found
+
+
+def _thumbnail(path: str) -> str:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        buffer = io.BytesIO()
+        picture.convert("RGB").save(buffer, format="JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _examples(run: ReportInput) -> list[dict[str, Any]]:
+    """Right and wrong predictions of the last stage, spread over datasets and tasks, chosen by hash and not by eye."""
+    groups: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = {}
+    for row in read_predictions(run.stages[-1].predictions):
+        right = row["prediction"] == row["answer"]
+        groups.setdefault((row["dataset"], row["task"], right), []).append(row)
+    for members in groups.values():
+        members.sort(key=lambda r: hashlib.sha256(r["sample_id"].encode()).hexdigest())
+    chosen: list[Mapping[str, Any]] = []
+    for turn in range(4):
+        for key in sorted(groups):
+            if turn < len(groups[key]) and len(chosen) < MAX_EXAMPLES:
+                chosen.append(groups[key][turn])
+    found = []
+    for row in chosen:
+        parsed = parse(row["text"], finish_reason=row["finish_reason"])
+        width, height = row["size"]
+
+        def drawn(text: str | None, width: int = width, height: int = height) -> list[dict[str, float]]:
+            return [
+                {
+                    "x": 100 * b[0] / width,
+                    "y": 100 * b[1] / height,
+                    "w": 100 * (b[2] - b[0]) / width,
+                    "h": 100 * (b[3] - b[1]) / height,
+                }
+                for b in parse_boxes(text or "")
+            ]
+
+        found.append(
+            {
+                "row": row, "right": row["prediction"] == row["answer"], "image": _thumbnail(row["image"]), "levels": sorted(parsed.levels.items()),
+                "truth_boxes": drawn(row["answer"]), "boxes": drawn(row["prediction"]), "ratio": height / width,
+            }
+        )  # fmt: skip
+    return found

@@ -1,0 +1,115 @@
+"""Local generation with transformers: greedy or sampled, several samples per prompt from one prefill, every sampling field explicit."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from surgr1.engines.messages import user_messages
+from surgr1.engines.types import Completion, Request, Sampling
+
+
+class TransformersEngine:
+    """Answers requests with a loaded model. `model_id` names the policy in ledgers (base and adapter fingerprint).
+
+    Requests are answered in batches of similar prompt length. With temperature > 0 the random state is seeded per batch from
+    `Sampling.seed` and the batch's request ids, so the same requests give the same samples; another batch size gives others.
+    Images must be on the final grid: the processor is told not to resize.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        model_id: str,
+        batch_size: int = 32,
+        device: str = "cpu",
+        autocast: bool = False,
+    ) -> None:
+        if hasattr(model, "merge_and_unload"):
+            # Merged weights decode faster, and this copy of the model is the engine's own.
+            model = model.merge_and_unload()
+        self._model = model.eval().to(device)
+        self._processor, self._device, self._autocast = processor, device, autocast
+        self._batch_size = batch_size
+        self.model = model_id
+
+    @classmethod
+    def load(cls, model_dir: Path, loader: Any, **kwargs: Any) -> "TransformersEngine":
+        """Build from a loader that returns (model, processor)."""
+        model, processor = loader(model_dir)
+        return cls(model, processor, **kwargs)
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[tuple[Request, list[Completion]]]:
+        """Yield each request with its `sampling.n` completions, batch by batch."""
+        tokenizer = self._processor.tokenizer
+        texts = [
+            self._processor.apply_chat_template(
+                user_messages(r.prompt, len(r.images)), add_generation_prompt=True, tokenize=False
+            )
+            for r in requests
+        ]
+        order = sorted(range(len(requests)), key=lambda i: (len(texts[i]), requests[i].request_id))
+        rows = max(1, self._batch_size // sampling.n)
+        for at in range(0, len(order), rows):
+            chosen = order[at : at + rows]
+            batch = [requests[i] for i in chosen]
+            start = time.monotonic()
+            sequences, width = self._decode(batch, [texts[i] for i in chosen], sampling)
+            elapsed = time.monotonic() - start
+            for k, request in enumerate(batch):
+                found = []
+                for row in sequences[k * sampling.n : (k + 1) * sampling.n]:
+                    tokens = row[width:].tolist()
+                    ends = [p for p, t in enumerate(tokens) if t in self._stops]
+                    kept = tokens[: ends[0]] if ends else tokens
+                    text = tokenizer.decode(kept, skip_special_tokens=True)
+                    reason = "stop" if ends else "length"
+                    found.append(
+                        Completion(
+                            text, reason, width, len(kept), elapsed / len(batch), 1, self.name, self.model
+                        )
+                    )  # type: ignore[arg-type]  # the two literals
+                yield request, found
+
+    @property
+    def _stops(self) -> list[int]:
+        ends = self._model.generation_config.eos_token_id
+        return list(ends) if isinstance(ends, list) else [ends]
+
+    def _decode(self, batch: list[Request], texts: list[str], sampling: Sampling) -> tuple[Any, int]:
+        """Token ids (len(batch) * n, T) and the prompt width."""
+        import torch
+        from PIL import Image
+        from transformers import GenerationConfig
+
+        pictures = []
+        for request in batch:
+            for path in request.images:
+                with Image.open(path) as picture:
+                    pictures.append(picture.convert("RGB"))
+        inputs = self._processor(
+            text=texts, images=pictures, return_tensors="pt", padding=True, images_kwargs={"do_resize": False}
+        ).to(self._device)
+        tokenizer = self._processor.tokenizer
+        never = [[tokenizer.convert_tokens_to_ids(t)] for t in ("<|image_pad|>", "<|video_pad|>")]
+        sampled = sampling.temperature > 0
+        config = GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens, do_sample=sampled, num_return_sequences=sampling.n, repetition_penalty=sampling.repetition_penalty,
+            eos_token_id=self._stops, pad_token_id=tokenizer.pad_token_id, bad_words_ids=never, use_cache=True,
+            **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k} if sampled else {}),
+        )  # fmt: skip
+        seed = abs(hash((sampling.seed, *(int(r.request_id.encode().hex()[:15], 16) for r in batch)))) % 2**31
+        with (
+            torch.random.fork_rng(),
+            torch.inference_mode(),
+            torch.autocast(self._device, torch.bfloat16, enabled=self._autocast),
+        ):
+            torch.manual_seed(seed)
+            sequences = self._model.generate(**inputs, generation_config=config)
+        return sequences, inputs["input_ids"].shape[1]

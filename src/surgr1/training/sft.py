@@ -1,0 +1,180 @@
+"""Supervised fine-tuning (Eq. 1) with the loss on the completion alone: base pre-training of the nano model, stage 1, stage 2 and the distillation of
+stage 4 are all this function with other conversations.
+
+Checkpoints carry optimizer, scheduler and random state; a killed run continues from the last whole one with the same order of data.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from surgr1.ontology.errors import SurgR1Error
+from surgr1.synthesis.conversations import read_conversations
+from surgr1.training.lora import Lora
+
+Progress = Callable[[int, int], None]
+
+
+class TrainingError(SurgR1Error):
+    """A run that cannot go on: NaN loss, nothing to train on."""
+
+
+class SFTStage(BaseModel):
+    """Hyperparameters of one supervised stage. `full` trains every parameter (the nano base only); else the LoRA adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(32, ge=1)
+    accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(5e-5, gt=0)
+    warmup_ratio: float = Field(0.05, ge=0, le=1)
+    weight_decay: float = Field(0.05, ge=0)
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    max_length: int = Field(1024, ge=8)
+    save_steps: int = Field(200, ge=1)
+    full: bool = False
+    lora: Lora = Lora()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the stored weights; `autocast` computes in bfloat16 whatever it is."""
+    autocast: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`model_dir` base and `adapter_dir` (None after full training) of the trained policy."""
+
+    model_dir: Path
+    adapter_dir: Path | None
+    steps: int
+    final_loss: float
+    log: Path
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; half-written ones (killed while saving) are removed."""
+    from safetensors import SafetensorError, safe_open
+
+    found = None
+    for path in sorted(
+        folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True
+    ):
+        try:
+            weights = next(path.glob("*.safetensors"))
+            with safe_open(weights, framework="pt") as file:
+                file.keys()
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            whole = all((path / n).is_file() for n in ("optimizer.pt", "scheduler.pt", "rng_state.pth"))
+        except (StopIteration, OSError, ValueError, SafetensorError):
+            whole = False
+        if whole and found is None:
+            found = path
+        elif not whole:
+            shutil.rmtree(path)
+    return found
+
+
+def run_sft(
+    stage: SFTStage,
+    *,
+    model_dir: Path,
+    adapter_in: Path | None,
+    conversations: Path,
+    out: Path,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train and write `out`/model (full) or `out`/adapter, and `out`/log.jsonl. Continues a killed run found in `out`."""
+    import torch
+    from peft import get_peft_model
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from surgr1.training.data import Collator, TokenizedConversations
+    from surgr1.training.loading import load_model, load_processor
+    from surgr1.training.lora import check_gradients, count_per_tower, peft_config
+
+    out.mkdir(parents=True, exist_ok=True)
+    processor = load_processor(model_dir)
+    data = TokenizedConversations(
+        list(read_conversations(conversations)), processor, max_length=stage.max_length
+    )
+    if not len(data):
+        raise TrainingError(f"{conversations}: holds no conversation to train on")
+    torch.manual_seed(stage.seed)
+    model = load_model(model_dir, adapter_dir=adapter_in, trainable=True, dtype=stage.dtype)
+    if not stage.full and adapter_in is None:
+        model = get_peft_model(model, peft_config(stage.lora))
+    counts = count_per_tower(model)
+    log = out / "log.jsonl"
+
+    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+        """Writes the log, stops on NaN, proves at the first step that every adapter learns."""
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 0 and not stage.full and adapter_in is None:
+                norms = check_gradients(model)
+                _append(log, {"step": 0, "trainable": counts, "gradient_norms": norms})
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and "loss" in logs:
+                if not math.isfinite(logs["loss"]):
+                    good = last_checkpoint(out / "checkpoints")
+                    raise TrainingError(
+                        f"loss is {logs['loss']} at step {state.global_step}; last good checkpoint: {good or 'none'}"
+                    )
+                _append(
+                    log,
+                    {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]},
+                )
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if progress:
+                progress(state.global_step, stage.steps)
+
+    arguments = TrainingArguments(
+        output_dir=str(out / "checkpoints"), max_steps=stage.steps, per_device_train_batch_size=stage.batch_size, gradient_accumulation_steps=stage.accumulation,
+        learning_rate=stage.learning_rate, warmup_steps=round(stage.warmup_ratio * stage.steps), weight_decay=stage.weight_decay, lr_scheduler_type=stage.scheduler,
+        adam_beta2=0.95, logging_steps=10, save_steps=stage.save_steps, save_total_limit=2, seed=stage.seed, data_seed=stage.seed, report_to=[], disable_tqdm=True,
+        remove_unused_columns=False, dataloader_num_workers=0, bf16=stage.autocast, use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=Collator(processor),
+        callbacks=[Watch()],
+    )
+    trainer.remove_callback(_printer())
+    resume = last_checkpoint(out / "checkpoints")
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
+    final = sum(losses[-5:]) / max(1, len(losses[-5:]))
+    target = out / ("model" if stage.full else "adapter")
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part, safe_serialization=True)
+    if stage.full:
+        processor.save_pretrained(part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.replace(target)
+    shutil.rmtree(out / "checkpoints")
+    return TrainResult(
+        target if stage.full else model_dir, None if stage.full else target, stage.steps, final, log
+    )
+
+
+def _printer() -> Any:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def _append(log: Path, row: dict[str, Any]) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

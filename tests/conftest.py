@@ -13,5 +13,5 @@ def real_samples() -> Path:
     """Small pieces of the real datasets. Never shipped with the project: absent means skip."""
     root = Path(os.environ.get("SURGR1_REAL_SAMPLES", ROOT.parent / "shared" / "real-samples"))
     if not root.is_dir():
-        pytest.skip(f"no real samples at {root}; set SURGR1_REAL_SAMPLES to the folder that holds cholect50/ …")
+        pytest.skip(f"no real samples at {root}; SURGR1_REAL_SAMPLES names their folder")
     return root

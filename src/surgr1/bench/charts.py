@@ -8,19 +8,23 @@ PALETTE = ("#7a869a", "#2f6fde", "#0f9b8e", "#c9761b", "#8e44ad", "#c0392b")
 
 
 def bars(rows: Sequence[tuple[str, float, float, float, float]], *, title: str) -> str:
-    """Horizontal bars of (name, value, low, high, floor) in percent, interval as a whisker, floor as a tick."""
+    """Horizontal bars of (name, value, low, high, floor) in percent, interval as a whisker, floor as a
+    tick.
+    """
     height, left, width = 26, 110, 430
     parts = [
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {left + width + 60} {height * len(rows) + 26}" class="chart">'
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {left + width + 60}'
+        f' {height * len(rows) + 26}" class="chart">'
     ]
     for i, (name, value, low, high, floor) in enumerate(rows):
         y = 6 + i * height
         x = [left + width * v / 100 for v in (value, low, high, floor)]
         parts.append(
-            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="{left}" y="{y + 3}" width="{x[0] - left:.1f}" height="15" rx="3" fill="{PALETTE[i % len(PALETTE)]}"/>'
-            f'<path d="M{x[1]:.1f} {y + 10.5}H{x[2]:.1f}M{x[1]:.1f} {y + 6}v9M{x[2]:.1f} {y + 6}v9" class="whisker"/>'
-            f'<path d="M{x[3]:.1f} {y}v21" class="floor"/><text x="{max(x[0], x[2]) + 6:.1f}" y="{y + 14}">{value:.1f}</text>'
+            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text><rect x="{left}"'
+            f' y="{y + 3}" width="{x[0] - left:.1f}" height="15" rx="3"'
+            f' fill="{PALETTE[i % len(PALETTE)]}"/><path d="M{x[1]:.1f} {y + 10.5}H{x[2]:.1f}M{x[1]:.1f}'
+            f' {y + 6}v9M{x[2]:.1f} {y + 6}v9" class="whisker"/><path d="M{x[3]:.1f} {y}v21"'
+            f' class="floor"/><text x="{max(x[0], x[2]) + 6:.1f}" y="{y + 14}">{value:.1f}</text>'
         )
     base = 6 + height * len(rows)
     parts += [
@@ -42,7 +46,8 @@ def radar(axes: Sequence[str], series: Mapping[str, Sequence[float]], floor: Seq
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in (point(i, v) for i, v in enumerate(values)))
 
     parts = [
-        f'<svg role="img" aria-label="radar of primary scores" viewBox="0 0 {size} {size}" class="chart radar">'
+        f'<svg role="img" aria-label="radar of primary scores" viewBox="0 0 {size} {size}" class="chart'
+        ' radar">'
     ]
     parts += [f'<polygon points="{path([t] * len(axes))}" class="grid"/>' for t in (25, 50, 75, 100)]
     parts.append(f'<polygon points="{path(floor)}" class="floor-area"/>')
@@ -70,8 +75,10 @@ def line(points: Sequence[tuple[float, float]], *, title: str) -> str:
         for x, y in points
     )
     return (
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 300 130" class="chart line"><text x="36" y="12">{escape(title)}</text>'
-        f'<path d="M36 18V106H290" class="axis"/><polyline points="{coordinates}" fill="none" stroke="{PALETTE[1]}" stroke-width="1.6"/>'
-        f'<text x="32" y="24" text-anchor="end" class="tick">{high:.3g}</text><text x="32" y="106" text-anchor="end" class="tick">{low:.3g}</text>'
-        f'<text x="290" y="120" text-anchor="end" class="tick">step {xs[-1]:.0f}</text></svg>'
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 300 130" class="chart line"><text x="36"'
+        f' y="12">{escape(title)}</text><path d="M36 18V106H290" class="axis"/><polyline'
+        f' points="{coordinates}" fill="none" stroke="{PALETTE[1]}" stroke-width="1.6"/><text x="32" y="24"'
+        f' text-anchor="end" class="tick">{high:.3g}</text><text x="32" y="106" text-anchor="end"'
+        f' class="tick">{low:.3g}</text><text x="290" y="120" text-anchor="end" class="tick">step'
+        f" {xs[-1]:.0f}</text></svg>"
     )

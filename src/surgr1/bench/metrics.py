@@ -1,7 +1,8 @@
 """Metrics as functions of additive per-video statistics (evaluation.md B0-B5).
 
-Every metric takes statistics of shape (..., D), summed over any set of videos, and returns (...): the point estimate sums all videos, a bootstrap
-draw sums its resampled ones. Merging shards is addition. Undefined ratios are 0 where the paper's tables have 0, NaN where a class is absent.
+Every metric takes statistics of shape (..., D), summed over any set of videos, and returns (...): the point
+estimate sums all videos, a bootstrap draw sums its resampled ones. Merging shards is addition. Undefined
+ratios are 0 where the paper's tables have 0, NaN where a class is absent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +22,18 @@ def _ratio(a: Array, b: Array) -> Array:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A family of metrics over one layout of statistics. `floor` maps the primary metric's name to what a constant answer scores."""
+    """A family of metrics over one layout of statistics. `floor` maps the primary metric's name to what a
+    constant answer scores.
+    """
 
     metrics: Mapping[str, Metric]
     floors: Mapping[str, Metric]
 
 
 def confusion(truth: Sequence[int], prediction: Sequence[int], classes: int) -> Array:
-    """(K, K + 1) counts; a prediction of -1 (no valid answer) goes to the last column, so it is wrong and no class of its own."""
+    """(K, K + 1) counts; a prediction of -1 (no valid answer) goes to the last column, so it is wrong and no
+    class of its own.
+    """
     table = np.zeros((classes, classes + 1))
     for t, p in zip(truth, prediction, strict=True):
         table[t, p if p >= 0 else classes] += 1
@@ -36,7 +41,9 @@ def confusion(truth: Sequence[int], prediction: Sequence[int], classes: int) -> 
 
 
 def classification(classes: int) -> Scheme:
-    """Accuracy and macro precision, recall, Jaccard, F1 over the fixed list of `classes` (statistics: the flattened confusion table)."""
+    """Accuracy and macro precision, recall, Jaccard, F1 over the fixed list of `classes` (statistics: the
+    flattened confusion table).
+    """
 
     def table(s: Array) -> Array:
         return s.reshape(*s.shape[:-1], classes, classes + 1)
@@ -77,7 +84,9 @@ def classification(classes: int) -> Scheme:
 
 
 def average_precision(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Array:
-    """AP of 0/1 predictions per class, closed form R * P + (1 - R) * prevalence (evaluation.md finding 5). (frames, classes) -> (classes,); NaN without a positive."""
+    """AP of 0/1 predictions per class, closed form R * P + (1 - R) * prevalence (evaluation.md finding 5).
+    (frames, classes) -> (classes,); NaN without a positive.
+    """
     positives, claimed, n = truth.sum(0), predicted.sum(0), len(truth)
     hits = (truth & predicted).sum(0)
     recall = np.divide(hits, positives, out=np.full(truth.shape[1], np.nan), where=positives > 0)
@@ -96,9 +105,11 @@ def triplet_statistics(
     classes: Sequence[Triplet],
     mode: frozenset[Triplet],
 ) -> Array:
-    """Statistics of one video's frames: counts of `_COUNTS`, hits of the constant answer `mode`, then AP sum, prevalence sum and presence per class.
+    """Statistics of one video's frames: counts of `_COUNTS`, hits of the constant answer `mode`, then AP sum,
+    prevalence sum and presence per class.
 
-    `prediction` None is an answer without a valid parse: wrong everywhere. Components are compared as sets (evaluation.md B1, "direct").
+    `prediction` None is an answer without a valid parse: wrong everywhere. Components are compared as sets
+    (evaluation.md B1, "direct").
     """
     counts = dict.fromkeys(_COUNTS, 0.0)
     index = {c: i for i, c in enumerate(classes)}
@@ -132,7 +143,9 @@ def triplet_statistics(
 
 
 def triplets(classes: int) -> Scheme:
-    """Triplet metrics: exact-set accuracy (primary), any, instance, Jaccard, components, video-wise mAP over present classes."""
+    """Triplet metrics: exact-set accuracy (primary), any, instance, Jaccard, components, video-wise mAP over
+    present classes.
+    """
     width = len(_COUNTS)
     at = {name: i for i, name in enumerate(_COUNTS)}
 
@@ -165,7 +178,9 @@ def triplets(classes: int) -> Scheme:
 
 
 def cvs() -> Scheme:
-    """CVS metrics. Statistics: a (3, 2, 3) table criterion x truth (no, yes) x answer (no, yes, none), then joint right, joint asked."""
+    """CVS metrics. Statistics: a (3, 2, 3) table criterion x truth (no, yes) x answer (no, yes, none), then
+    joint right, joint asked.
+    """
 
     def table(s: Array) -> Array:
         return s[..., :18].reshape(*s.shape[:-1], 3, 2, 3)
@@ -201,13 +216,15 @@ def cvs() -> Scheme:
 
 
 def boxes() -> Scheme:
-    """Box metrics. Statistics: n, sum of IoU, hits at 0.5, hits at 0.75. An answer without a box has IoU 0."""
+    """Box metrics. Statistics: n, sum of IoU, hits at 0.5, hits at 0.75. An answer without a box has IoU
+    0.
+    """
+
+    def mean(column: int) -> Metric:
+        return lambda s: _ratio(s[..., column], s[..., 0])
+
     return Scheme(
-        {
-            k: (lambda i: lambda s: _ratio(s[..., i], s[..., 0]))(i)
-            for i, k in ((1, "miou"), (2, "acc50"), (3, "acc75"))
-        },
-        {"miou": lambda s: np.zeros(s.shape[:-1])},
+        {"miou": mean(1), "acc50": mean(2), "acc75": mean(3)}, {"miou": lambda s: np.zeros(s.shape[:-1])}
     )
 
 

@@ -1,4 +1,6 @@
-"""One self-contained HTML page of a run: scores with intervals and floors, Arena, radar, confusion, curves and example frames. Works from disk, offline."""
+"""One self-contained HTML page of a run: scores with intervals and floors, Arena, radar, confusion, curves
+and example frames. Works from disk, offline.
+"""
 
 import base64
 import hashlib
@@ -7,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class ReportInput:
-    """Everything the page shows. `composition` is dataset -> {"teacher": n, "self": n}; `facts` are provenance lines."""
+    """Everything the page shows. `composition` is dataset -> {"teacher": n, "self": n}; `facts` are
+    provenance lines.
+    """
 
     title: str
     simulated: bool
@@ -61,9 +66,16 @@ def write_report(run: ReportInput, out: Path) -> Path:
         files("surgr1.bench").joinpath("templates", "report.html").read_text(encoding="utf-8")
     )
     page = template.render(
-        run=run, arenas=_arenas(run), radar=_radar(run), table=_table(run), curves=_curves(run), examples=_examples(run), palette=charts.PALETTE,
-        confusions=[c for c in run.stages[-1].scores["cards"] if c["confusion"]], last=run.stages[-1],
-    )  # fmt: skip
+        run=run,
+        arenas=_arenas(run),
+        radar=_radar(run),
+        table=_table(run),
+        curves=_curves(run),
+        examples=_examples(run),
+        palette=charts.PALETTE,
+        confusions=[c for c in run.stages[-1].scores["cards"] if c["confusion"]],
+        last=run.stages[-1],
+    )
     part = out.with_suffix(".part")
     part.write_text(page, encoding="utf-8")
     part.replace(out)
@@ -99,7 +111,7 @@ def _arenas(run: ReportInput) -> list[dict[str, Any]]:
 
 
 def _radar(run: ReportInput) -> Any:
-    cards = [c for c in run.stages[-1].scores["cards"]]
+    cards = list(run.stages[-1].scores["cards"])
     if len(cards) < 3:
         return ""
     values = {}
@@ -110,10 +122,13 @@ def _radar(run: ReportInput) -> Any:
 
 
 def _table(run: ReportInput) -> list[dict[str, Any]]:
-    """One row per card: the primary score of every stage with interval and the paired change against the stage before."""
+    """One row per card: the primary score of every stage with interval and the paired change against the
+    stage before.
+    """
     rows = [list(read_predictions(s.predictions)) for s in run.stages]
-    changes = [{}] + [
-        compare(a, b, draws=int(run.stages[0].scores["draws"])) for a, b in zip(rows, rows[1:], strict=False)
+    changes: list[dict[str, Any]] = [
+        {},
+        *[compare(a, b, draws=int(run.stages[0].scores["draws"])) for a, b in pairwise(rows)],
     ]
     table = []
     for card in run.stages[-1].scores["cards"]:
@@ -158,7 +173,9 @@ def _thumbnail(path: str) -> str:
 
 
 def _examples(run: ReportInput) -> list[dict[str, Any]]:
-    """Right and wrong predictions of the last stage, spread over datasets and tasks, chosen by hash and not by eye."""
+    """Right and wrong predictions of the last stage, spread over datasets and tasks, chosen by hash and not
+    by eye.
+    """
     groups: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = {}
     for row in read_predictions(run.stages[-1].predictions):
         right = row["prediction"] == row["answer"]
@@ -170,10 +187,10 @@ def _examples(run: ReportInput) -> list[dict[str, Any]]:
         for key in sorted(groups):
             if turn < len(groups[key]) and len(chosen) < MAX_EXAMPLES:
                 chosen.append(groups[key][turn])
-    found = []
-    for row in chosen:
-        parsed = parse(row["text"], finish_reason=row["finish_reason"])
-        width, height = row["size"]
+    found: list[dict[str, Any]] = []
+    for example in chosen:
+        parsed = parse(example["text"], finish_reason=example["finish_reason"])
+        width, height = example["size"]
 
         def drawn(text: str | None, width: int = width, height: int = height) -> list[dict[str, float]]:
             return [
@@ -188,8 +205,13 @@ def _examples(run: ReportInput) -> list[dict[str, Any]]:
 
         found.append(
             {
-                "row": row, "right": row["prediction"] == row["answer"], "image": _thumbnail(row["image"]), "levels": sorted(parsed.levels.items()),
-                "truth_boxes": drawn(row["answer"]), "boxes": drawn(row["prediction"]), "ratio": height / width,
+                "row": example,
+                "right": example["prediction"] == example["answer"],
+                "image": _thumbnail(example["image"]),
+                "levels": sorted(parsed.levels.items()),
+                "truth_boxes": drawn(example["answer"]),
+                "boxes": drawn(example["prediction"]),
+                "ratio": height / width,
             }
-        )  # fmt: skip
+        )
     return found

@@ -1,4 +1,6 @@
-"""Predictions: ask an engine every sample's question, write one JSON line per answer, continue where a killed run stopped."""
+"""Predictions: ask an engine every sample's question, write one JSON line per answer, continue where a killed
+run stopped.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +21,9 @@ class PredictionError(SurgR1Error):
 
 
 def read_predictions(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of a predictions file; a last line cut off by a kill is left out. Raises PredictionError."""
+    """Whole lines of a predictions file; a last line cut off by a kill is left out. Raises
+    PredictionError.
+    """
     if not path.is_file():
         raise PredictionError(f"{path}: no such predictions; run `surgr1 bench run` first")
     text = path.read_text(encoding="utf-8")
@@ -40,7 +44,8 @@ def predict(
     sampling: Sampling,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Answer every sample and append to `out` (JSON lines, fields in `prediction_row`). Answered samples are skipped, failed ones asked again.
+    """Answer every sample and append to `out` (JSON lines, fields in `prediction_row`). Answered samples are
+    skipped, failed ones asked again.
 
     Returns the number of predictions in the file. `images` maps sample ids to prepared images.
     """
@@ -85,7 +90,9 @@ def predict(
 def prediction_row(
     sample: Sample, image: PreparedImage, completion: Any, *, reasoning: bool
 ) -> dict[str, Any]:
-    """One prediction: who, truth, raw text, canonical answer (boxes in pixels of the stored picture), outcome, format, cost."""
+    """One prediction: who, truth, raw text, canonical answer (boxes in pixels of the stored picture),
+    outcome, format, cost.
+    """
     parsed = parse(completion.text, finish_reason=completion.finish_reason)
     found = extract(parsed, spec_for(sample.task, sample.options, sample.dataset))
     value = found.value
@@ -95,9 +102,26 @@ def prediction_row(
         )
     valid = parsed.is_format(sample.level) if reasoning else parsed.answer_blocks == 1 and not parsed.trailing
     return {
-        "sample_id": sample.sample_id, "dataset": sample.dataset, "centre": sample.centre, "video": sample.video, "frame": sample.frame, "task": str(sample.task),
-        "focus": sample.focus, "question": sample.question, "answer": sample.answer, "options": list(sample.options), "image": str(image.path),
-        "size": [image.original_width, image.original_height], "text": completion.text, "prediction": value, "outcome": str(found.outcome), "rung": found.rung,
-        "valid_format": valid, "finish_reason": completion.finish_reason, "tokens_in": completion.tokens_in, "tokens_out": completion.tokens_out,
-        "latency_s": completion.latency_s, "model": completion.model,
-    }  # fmt: skip
+        "sample_id": sample.sample_id,
+        "dataset": sample.dataset,
+        "centre": sample.centre,
+        "video": sample.video,
+        "frame": sample.frame,
+        "task": str(sample.task),
+        "focus": sample.focus,
+        "question": sample.question,
+        "answer": sample.answer,
+        "options": list(sample.options),
+        "image": str(image.path),
+        "size": [image.original_width, image.original_height],
+        "text": completion.text,
+        "prediction": value,
+        "outcome": str(found.outcome),
+        "rung": found.rung,
+        "valid_format": valid,
+        "finish_reason": completion.finish_reason,
+        "tokens_in": completion.tokens_in,
+        "tokens_out": completion.tokens_out,
+        "latency_s": completion.latency_s,
+        "model": completion.model,
+    }

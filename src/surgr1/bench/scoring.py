@@ -1,9 +1,12 @@
-"""Predictions to scores: every metric with its floor, its video-clustered bootstrap interval and its strict N.
+"""Predictions to scores: every metric with its floor, its video-clustered bootstrap interval and its strict
+N.
 
 `scores.json`:
     {"stage", "draws", "seed", "predictions", "valid_format",
-     "cards": [{"id", "title", "dataset", "group", "primary", "n", "videos", "metrics": {name: {"value", "low", "high"}}, "floor", "chance", "lift",
-                "outcomes": {name: n}, "rungs": {name: n}, "coverage", "answered_only", "valid_format", "labels", "confusion", "warnings"}],
+     "cards": [{"id", "title", "dataset", "group", "primary", "n", "videos", "metrics": {name: {"value",
+     "low", "high"}}, "floor", "chance", "lift",
+                "outcomes": {name: n}, "rungs": {name: n}, "coverage", "answered_only", "valid_format",
+                "labels", "confusion", "warnings"}],
      "arena": {"public"|"external": {"value", "low", "high", "floor", "lift", "tasks"}}}
 All scores are in percent; `lift`, `coverage` and `valid_format` are shares.
 """
@@ -106,9 +109,11 @@ def reduce_card(card: Card, rows: Sequence[Row]) -> CardStatistics:
         for g in groups:
             overlaps = np.asarray(
                 [
-                    iou(parse_boxes(r["prediction"])[0], parse_boxes(r["answer"])[0])
-                    if _counts(r) and parse_boxes(r["prediction"])
-                    else 0.0
+                    (
+                        iou(parse_boxes(r["prediction"])[0], parse_boxes(r["answer"])[0])
+                        if _counts(r) and parse_boxes(r["prediction"])
+                        else 0.0
+                    )
                     for r in g
                 ]
             )
@@ -138,7 +143,7 @@ def _cvs(rows: Sequence[Row]) -> Array:
     for row in rows:
         truth = int(row["answer"] == "yes")
         given = {"no": 0, "yes": 1}.get(row["prediction"], 2) if _counts(row) else 2
-        table["C1 C2 C3".split().index(row["focus"]), truth, given] += 1
+        table[["C1", "C2", "C3"].index(row["focus"]), truth, given] += 1
         frames[row["frame"]][row["focus"]] = given == truth
     whole = [f for f in frames.values() if len(f) == 3]
     return np.concatenate([table.ravel(), [sum(all(f.values()) for f in whole), len(whole)]])
@@ -160,7 +165,9 @@ def _interval(values: Array) -> tuple[float, float]:
 
 
 def _card_weights(stats: CardStatistics, draws: int, seed: int) -> Array:
-    """Resamplings of one card's videos. Seeded by the dataset, so that two stages (and two tasks of a dataset) share them."""
+    """Resamplings of one card's videos. Seeded by the dataset, so that two stages (and two tasks of a
+    dataset) share them.
+    """
     offset = int.from_bytes(stats.card.dataset.encode()[:6], "big") % 100_003
     return bootstrap_weights(len(stats.names), draws, seed + offset)
 
@@ -190,16 +197,31 @@ def score(rows: Sequence[Row], *, stage: str, draws: int = 2000, seed: int = 0) 
             sampled[card.group][card.id] = stats.draws(card.primary, weights)
         body.append(
             {
-                "id": card.id, "title": card.title, "dataset": stats.rows[0]["dataset"], "group": card.group, "primary": card.primary, "n": len(stats.rows),
-                "videos": len(stats.names), "metrics": values, "floor": stats.floor, "lift": lift(primary, stats.floor),
+                "id": card.id,
+                "title": card.title,
+                "dataset": stats.rows[0]["dataset"],
+                "group": card.group,
+                "primary": card.primary,
+                "n": len(stats.rows),
+                "videos": len(stats.names),
+                "metrics": values,
+                "floor": stats.floor,
+                "lift": lift(primary, stats.floor),
                 "chance": 100 / len(stats.labels) if stats.labels else 50.0 if card.kind == "cvs" else 0.0,
-                "outcomes": dict(Counter(r["outcome"] for r in stats.rows)), "rungs": dict(Counter(r["rung"] or "none" for r in stats.rows)),
-                "coverage": len(answered) / len(stats.rows), "answered_only": only, "valid_format": sum(r["valid_format"] for r in stats.rows) / len(stats.rows),
+                "outcomes": dict(Counter(r["outcome"] for r in stats.rows)),
+                "rungs": dict(Counter(r["rung"] or "none" for r in stats.rows)),
+                "coverage": len(answered) / len(stats.rows),
+                "answered_only": only,
+                "valid_format": sum(r["valid_format"] for r in stats.rows) / len(stats.rows),
                 "labels": list(stats.labels),
-                "confusion": stats.videos.sum(0).reshape(len(stats.labels), -1).astype(int).tolist() if stats.labels else [],
+                "confusion": (
+                    stats.videos.sum(0).reshape(len(stats.labels), -1).astype(int).tolist()
+                    if stats.labels
+                    else []
+                ),
                 "warnings": warnings,
             }
-        )  # fmt: skip
+        )
     arenas = {}
     for group, draws_by_task in sampled.items():
         if draws_by_task:
@@ -209,21 +231,32 @@ def score(rows: Sequence[Row], *, stage: str, draws: int = 2000, seed: int = 0) 
             floors = {c["id"]: c["floor"] for c in body if c["group"] == group}
             low, high = _interval(np.mean(list(draws_by_task.values()), axis=0))
             arenas[group] = {
-                "value": arena(values_by_task), "low": low, "high": high, "floor": arena(floors), "lift": arena_lift(values_by_task, floors),
+                "value": arena(values_by_task),
+                "low": low,
+                "high": high,
+                "floor": arena(floors),
+                "lift": arena_lift(values_by_task, floors),
                 "tasks": sorted(values_by_task),
-            }  # fmt: skip
+            }
     return {
-        "stage": stage, "draws": draws, "seed": seed, "predictions": len(rows), "valid_format": sum(r["valid_format"] for r in rows) / max(1, len(rows)),
-        "cards": body, "arena": arenas,
-    }  # fmt: skip
+        "stage": stage,
+        "draws": draws,
+        "seed": seed,
+        "predictions": len(rows),
+        "valid_format": sum(r["valid_format"] for r in rows) / max(1, len(rows)),
+        "cards": body,
+        "arena": arenas,
+    }
 
 
 def compare(
     before: Sequence[Row], after: Sequence[Row], *, draws: int = 2000, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Paired differences after - before of every card's primary score and of the Arena Scores, on the same resampled videos.
+    """Paired differences after - before of every card's primary score and of the Arena Scores, on the same
+    resampled videos.
 
-    Values: {"difference", "low", "high", "p"}; p is two-sided from the bootstrap. Keys are card ids, "arena-public", "arena-external".
+    Values: {"difference", "low", "high", "p"}; p is two-sided from the bootstrap. Keys are card ids,
+    "arena-public", "arena-external".
     """
     old = {s.card.id: s for s in reduce_all(before)}
     found: dict[str, dict[str, float]] = {}

@@ -35,9 +35,11 @@ def statistics(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
 def build(
     sources: Iterable[Source], out: Path, *, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, dict[str, int]]:
-    """Read every source, refuse duplicates and leaks, write `<dataset>.parquet` and `statistics.json`; returns the statistics.
+    """Read every source, refuse duplicates and leaks, write `<dataset>.parquet` and `statistics.json`;
+    returns the statistics.
 
-    Raises LabelError on a question asked twice of the same frame, LeakError on a training video in an evaluation set.
+    Raises LabelError on a question asked twice of the same frame, LeakError on a training video in an
+    evaluation set.
     """
     sources = list(sources)
     everything: list[Sample] = []
@@ -45,7 +47,8 @@ def build(
         samples = list(read_source(source))
         if not samples:
             raise LabelError(
-                f"{source.dataset}: {source.root} gave no sample; check split {source.split!r} and the video lists"
+                f"{source.dataset}: {source.root} gave no sample; check split {source.split!r} and the video"
+                " lists"
             )
         seen: set[str] = set()
         for s in samples:
@@ -65,7 +68,9 @@ def build(
 
 
 def check_root(root: Path) -> dict[str, Any]:
-    """What lies in a folder: the layout that can read it, counts, and the first problem of each layout that cannot."""
+    """What lies in a folder: the layout that can read it, counts, and the first problem of each layout that
+    cannot.
+    """
     from surgr1.corpora.sources import LAYOUTS, LayoutError
     from surgr1.ontology.errors import SurgR1Error
 

@@ -1,4 +1,6 @@
-"""Cholec80, CAMMA's frame release (reference datasets-a.md section 1): phases and tools of laparoscopic cholecystectomy."""
+"""Cholec80, CAMMA's frame release (reference datasets-a.md section 1): phases and tools of laparoscopic
+cholecystectomy.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,10 +53,20 @@ def read(source: Source) -> Iterator[Sample]:
                     f"{root / image}: labelled frame has no picture ({video}-tool.txt row {index + 2})"
                 )
             yield from Frame(
-                dataset=source.dataset, centre=source.centre, procedure=PROCEDURE, canonical_video=canonical_video(source.dataset, video), video=video, frame=frame,
-                seconds=frame_to_seconds(frame), image=image, size=size, labels=Labels(tools=tools[index], phase=phases[frame]), role=role,
-                policy=source.policy, licence=source.licence or "CC BY-NC-SA 4.0",
-            ).samples()  # fmt: skip
+                dataset=source.dataset,
+                centre=source.centre,
+                procedure=PROCEDURE,
+                canonical_video=canonical_video(source.dataset, video),
+                video=video,
+                frame=frame,
+                seconds=frame_to_seconds(frame),
+                image=image,
+                size=size,
+                labels=Labels(tools=tools[index], phase=phases[frame]),
+                role=role,
+                policy=source.policy,
+                licence=source.licence or "CC BY-NC-SA 4.0",
+            ).samples()
 
 
 def _listing(root: Path) -> str:
@@ -74,7 +86,8 @@ def _rows(path: Path, header: list[str]) -> Iterator[tuple[int, list[str]]]:
         columns = line.split("\t")
         if len(columns) != len(header):
             raise LabelError(
-                f"{path}:{number}: expected {len(header)} tab-separated columns, found {len(columns)}: {line[:80]!r}"
+                f"{path}:{number}: expected {len(header)} tab-separated columns, found {len(columns)}:"
+                f" {line[:80]!r}"
             )
         yield number, columns
 
@@ -102,7 +115,8 @@ def _read_tools(path: Path) -> list[tuple[str, ...]]:
     for number, (frame, *flags) in _rows(path, ["Frame", *words.native]):
         if frame != str(25 * len(rows)):
             raise LabelError(
-                f"{path}:{number}: expected frame {25 * len(rows)} (every 25th once, in order), found {frame!r}"
+                f"{path}:{number}: expected frame {25 * len(rows)} (every 25th once, in order), found"
+                f" {frame!r}"
             )
         if set(flags) - {"0", "1"}:
             raise LabelError(f"{path}:{number}: tool flags must be 0 or 1, found {flags}")

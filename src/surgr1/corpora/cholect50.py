@@ -1,4 +1,6 @@
-"""CholecT50 and its challenge-validation clips (reference datasets-a.md section 3): action triplets, phases, sometimes boxes."""
+"""CholecT50 and its challenge-validation clips (reference datasets-a.md section 3): action triplets, phases,
+sometimes boxes.
+"""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +24,9 @@ def frame_to_seconds(frame: int) -> float:
 
 
 def read(source: Source) -> Iterator[Sample]:
-    """Samples of `labels/VIDnn.json` with `videos/VIDnn/KKKKKK.png`. Pictures without a label entry are ignored."""
+    """Samples of `labels/VIDnn.json` with `videos/VIDnn/KKKKKK.png`. Pictures without a label entry are
+    ignored.
+    """
     root = source.root
     if not (root / "labels").is_dir() and (root / "cholect50-challenge-val" / "labels").is_dir():
         root = root / "cholect50-challenge-val"
@@ -51,10 +55,21 @@ def read(source: Source) -> Iterator[Sample]:
             )
             labels, count = _labels(rows, size, f"{path}: frame {frame}")
             yield from Frame(
-                dataset=source.dataset, centre=source.centre, procedure=PROCEDURE, canonical_video=canonical_video(source.dataset, video), video=video, frame=frame,
-                seconds=frame_to_seconds(frame), image=relative, size=size, labels=labels, role=role, policy=source.policy,
-                licence=source.licence or "CC BY-NC-SA 4.0", tool_count=count,
-            ).samples()  # fmt: skip
+                dataset=source.dataset,
+                centre=source.centre,
+                procedure=PROCEDURE,
+                canonical_video=canonical_video(source.dataset, video),
+                video=video,
+                frame=frame,
+                seconds=frame_to_seconds(frame),
+                image=relative,
+                size=size,
+                labels=labels,
+                role=role,
+                policy=source.policy,
+                licence=source.licence or "CC BY-NC-SA 4.0",
+                tool_count=count,
+            ).samples()
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -106,7 +121,8 @@ def _labels(rows: list[list[float]], size: tuple[int, int], where: str) -> tuple
             triplets.append(_name(triplets_v, row[0], where))
             if triplet_parts(triplets[-1])[0] != tool:
                 raise LabelError(
-                    f"{where}: triplet {int(row[0])} ({triplets[-1]}) contradicts instrument {int(row[1])} ({tool})"
+                    f"{where}: triplet {int(row[0])} ({triplets[-1]}) contradicts instrument {int(row[1])}"
+                    f" ({tool})"
                 )
         if row[3] >= 0 and row[5] > 0:
             x1, y1 = row[3] * size[0], row[4] * size[1]

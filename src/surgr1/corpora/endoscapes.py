@@ -1,4 +1,6 @@
-"""Endoscapes2023 (reference datasets-a.md section 4): critical view of safety by three raters, boxes of anatomy and tools."""
+"""Endoscapes2023 (reference datasets-a.md section 4): critical view of safety by three raters, boxes of
+anatomy and tools.
+"""
 
 import json
 from collections import defaultdict
@@ -23,7 +25,9 @@ def frame_to_seconds(frame: int) -> float:
 
 
 def read(source: Source) -> Iterator[Sample]:
-    """CVS keyframes (`annotation_ds_coco.json`) with the boxes of `annotation_coco.json` where a frame has any."""
+    """CVS keyframes (`annotation_ds_coco.json`) with the boxes of `annotation_coco.json` where a frame has
+    any.
+    """
     folders = [
         source.root / r
         for r in ("train", "val", "test")
@@ -61,10 +65,20 @@ def read(source: Source) -> Iterator[Sample]:
                 cvs=_majority(record.get("ds"), f"{path}: {name}"),
             )
             yield from Frame(
-                dataset=source.dataset, centre=source.centre, procedure=PROCEDURE, canonical_video=canonical_video(source.dataset, video), video=video, frame=int(frame),
-                seconds=frame_to_seconds(int(frame)), image=f"{folder.name}/{name}", size=size, labels=labels, role=role, policy=source.policy,
+                dataset=source.dataset,
+                centre=source.centre,
+                procedure=PROCEDURE,
+                canonical_video=canonical_video(source.dataset, video),
+                video=video,
+                frame=int(frame),
+                seconds=frame_to_seconds(int(frame)),
+                image=f"{folder.name}/{name}",
+                size=size,
+                labels=labels,
+                role=role,
+                policy=source.policy,
                 licence=source.licence or "CC BY-NC-SA 4.0",
-            ).samples()  # fmt: skip
+            ).samples()
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -86,7 +100,9 @@ def _majority(ds: object, where: str) -> tuple[bool, bool, bool]:
 
 
 def _boxes(path: Path) -> dict[str, tuple[LabelledBox, ...]]:
-    """File name -> boxes, by the file's own category list. A frame listed without a box is a negative and keeps an empty tuple."""
+    """File name -> boxes, by the file's own category list. A frame listed without a box is a negative and
+    keeps an empty tuple.
+    """
     if not path.is_file():
         return {}
     body = _load(path)

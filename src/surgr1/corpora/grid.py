@@ -1,4 +1,6 @@
-"""The final image grid: every image is resized once, to multiples of 28 pixels inside the token budget (design.md, Image grid)."""
+"""The final image grid: every image is resized once, to multiples of 28 pixels inside the token budget
+(design.md, Image grid).
+"""
 
 import hashlib
 import math
@@ -32,10 +34,11 @@ class PreparedImage:
 
 
 def fit_grid(width: int, height: int, *, min_tokens: int, max_tokens: int) -> tuple[int, int]:
-    """(width, height) on the grid: multiples of 28, area within the budget, aspect kept as closely as that allows.
+    """(width, height) on the grid: multiples of 28, area within the budget, aspect kept as closely as that
+    allows.
 
-    The rule is Qwen2.5-VL's `smart_resize` with min_pixels = 784 * min_tokens and max_pixels = 784 * max_tokens.
-    Raises ImageError when one side is over 200 times the other, as Qwen's does.
+    The rule is Qwen2.5-VL's `smart_resize` with min_pixels = 784 * min_tokens and max_pixels = 784 *
+    max_tokens. Raises ImageError when one side is over 200 times the other, as Qwen's does.
     """
     if max(width, height) > 200 * min(width, height):
         raise ImageError(
@@ -53,12 +56,15 @@ def fit_grid(width: int, height: int, *, min_tokens: int, max_tokens: int) -> tu
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode a picture to RGB. Raises ImageError naming the file when it is missing, truncated or too large."""
+    """Decode a picture to RGB. Raises ImageError naming the file when it is missing, truncated or too
+    large.
+    """
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > _MAX_SOURCE_PIXELS:
                 raise ImageError(
-                    f"{path}: {picture.width} x {picture.height} pixels is over the limit of {_MAX_SOURCE_PIXELS}"
+                    f"{path}: {picture.width} x {picture.height} pixels is over the limit of"
+                    f" {_MAX_SOURCE_PIXELS}"
                 )
             return picture.convert("RGB")
     except FileNotFoundError:
@@ -79,7 +85,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def prepare_image(path: Path, cache: Path, *, min_tokens: int, max_tokens: int) -> PreparedImage:
-    """The picture resized to its grid as a PNG in `cache`, made once: the name is a hash of the file's bytes and the budget."""
+    """The picture resized to its grid as a PNG in `cache`, made once: the name is a hash of the file's bytes
+    and the budget.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -100,7 +108,9 @@ _CORNERS = re.compile(r"\((-?\d+),(-?\d+)\),\((-?\d+),(-?\d+)\)")
 
 
 def scale_boxes_in_text(text: str, source: tuple[int, int], target: tuple[int, int]) -> str:
-    """Rewrite every "(x1,y1),(x2,y2)" from pixels of a `source`-sized picture (width, height) to pixels of a `target`-sized one."""
+    """Rewrite every "(x1,y1),(x2,y2)" from pixels of a `source`-sized picture (width, height) to pixels of a
+    `target`-sized one.
+    """
     sx, sy = target[0] / source[0], target[1] / source[1]
 
     def scaled(match: re.Match[str]) -> str:

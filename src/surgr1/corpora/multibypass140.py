@@ -48,7 +48,9 @@ def load_pickle(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _split(labels: Path, fold: str) -> dict[str, Role]:
-    """Video -> role in one fold, from the keys of the user's own pickles (the lists are published nowhere else)."""
+    """Video -> role in one fold, from the keys of the user's own pickles (the lists are published nowhere
+    else).
+    """
     k = "0" if fold == "default" else fold
     folder = labels / "labels_by70_splits" / "labels"
     roles: dict[str, Role] = {}
@@ -70,7 +72,9 @@ def _split(labels: Path, fold: str) -> dict[str, Role]:
 
 
 def read(source: Source) -> Iterator[Sample]:
-    """Samples of `<Centre>Bypass70/frames/` with `labels/<centre>/labels_by70/*.json`. `source.split` is the fold ("0" by default)."""
+    """Samples of `<Centre>Bypass70/frames/` with `labels/<centre>/labels_by70/*.json`. `source.split` is the
+    fold ("0" by default).
+    """
     centres = [c for c in _CENTRES if (source.root / "labels" / c / "labels_by70").is_dir()]
     if not centres:
         found = ", ".join(sorted(p.name for p in source.root.iterdir())[:8]) or "nothing"
@@ -96,14 +100,26 @@ def read(source: Source) -> Iterator[Sample]:
                 if size is None or not image.is_file():
                     size = image_size(image)
                 yield from Frame(
-                    dataset=source.dataset, centre=source.centre or centre, procedure=PROCEDURE, canonical_video=canonical_video(source.dataset, video), video=video, frame=index + 1,
-                    seconds=frame_to_seconds(index + 1), image=image.relative_to(source.root).as_posix(), size=size, labels=Labels(phase=phase, step=step),
-                    role=role, policy=source.policy, licence=source.licence or "CC BY-NC-SA 4.0",
-                ).samples()  # fmt: skip
+                    dataset=source.dataset,
+                    centre=source.centre or centre,
+                    procedure=PROCEDURE,
+                    canonical_video=canonical_video(source.dataset, video),
+                    video=video,
+                    frame=index + 1,
+                    seconds=frame_to_seconds(index + 1),
+                    image=image.relative_to(source.root).as_posix(),
+                    size=size,
+                    labels=Labels(phase=phase, step=step),
+                    role=role,
+                    policy=source.policy,
+                    licence=source.licence or "CC BY-NC-SA 4.0",
+                ).samples()
 
 
 def label_rows(path: Path) -> list[tuple[str | None, str | None]]:
-    """(phase, step) at second 0, 1, 2, …: index i has label p iff start // 1000 <= i < end // 1000, overlays ignored (datasets-a.md 5.2)."""
+    """(phase, step) at second 0, 1, 2, …: index i has label p iff start // 1000 <= i < end // 1000, overlays
+    ignored (datasets-a.md 5.2).
+    """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         columns = {
@@ -128,7 +144,8 @@ def label_rows(path: Path) -> list[tuple[str | None, str | None]]:
                 )
             if interval["end"] < interval["start"]:
                 raise LabelError(
-                    f"{path}: {kind} {name} ends at {interval['end']} ms, before its start {interval['start']} ms"
+                    f"{path}: {kind} {name} ends at {interval['end']} ms, before its start"
+                    f" {interval['start']} ms"
                 )
             start, end = interval["start"] // 1000, interval["end"] // 1000
             labels[start:end] = [words.names[number]] * (end - start)

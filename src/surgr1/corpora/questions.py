@@ -1,7 +1,10 @@
-"""How each task is asked. Several wordings per task, chosen by a hash of the frame, so that a model cannot lean on one."""
+"""How each task is asked. Several wordings per task, chosen by a hash of the frame, so that a model cannot
+lean on one.
+"""
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 from surgr1.corpora.schema import Box, LabelledBox, Labels, Policy, Protocol, Role, Sample
 from surgr1.ontology.procedures import load_procedure
@@ -12,18 +15,50 @@ from surgr1.reasoning.answers import format_box
 GRID = ("left-top", "right-top", "left-bottom", "right-bottom")
 
 _WORDINGS: Mapping[Task, tuple[str, ...]] = {
-    Task.TOOL_RECOGNITION: ("Which surgical tools are visible?", "List the instruments in this {procedure} image.", "What instruments can be seen?"),
-    Task.TISSUE_RECOGNITION: ("Which anatomical structures are visible?", "List the tissues in this {procedure} image."),
-    Task.TOOL_LOCALIZATION: ("Where is the {focus}? Give its box.", "Locate the {focus} with a bounding box."),
-    Task.TISSUE_LOCALIZATION: ("Where is the {focus}? Give its box.", "Locate the {focus} with a bounding box."),
-    Task.GRID_POSITION_RECOGNITION: ("In which quadrant is the {focus}?", "Which part of the image holds the {focus}?"),
-    Task.ACTION_RECOGNITION: ("What action is being performed?", "What action related to the needle and suture is the surgeon focusing on right now?"),
-    Task.TRIPLET_EXTRACTION: ("Describe the complete surgical action in terms of tool, action, and tissue.", "Which tool does what to which tissue?"),
+    Task.TOOL_RECOGNITION: (
+        "Which surgical tools are visible?",
+        "List the instruments in this {procedure} image.",
+        "What instruments can be seen?",
+    ),
+    Task.TISSUE_RECOGNITION: (
+        "Which anatomical structures are visible?",
+        "List the tissues in this {procedure} image.",
+    ),
+    Task.TOOL_LOCALIZATION: (
+        "Where is the {focus}? Give its box.",
+        "Locate the {focus} with a bounding box.",
+    ),
+    Task.TISSUE_LOCALIZATION: (
+        "Where is the {focus}? Give its box.",
+        "Locate the {focus} with a bounding box.",
+    ),
+    Task.GRID_POSITION_RECOGNITION: (
+        "In which quadrant is the {focus}?",
+        "Which part of the image holds the {focus}?",
+    ),
+    Task.ACTION_RECOGNITION: (
+        "What action is being performed?",
+        "What action related to the needle and suture is the surgeon focusing on right now?",
+    ),
+    Task.TRIPLET_EXTRACTION: (
+        "Describe the complete surgical action in terms of tool, action, and tissue.",
+        "Which tool does what to which tissue?",
+    ),
     Task.TOOL_COUNTING: ("How many instruments are visible?", "Count the instruments in view."),
-    Task.STEP_RECOGNITION: ("Which surgical step is being performed?", "Name the current step of the {procedure}."),
-    Task.PHASE_RECOGNITION: ("Which surgical phase is being performed?", "What is the current phase of this {procedure}?", "Name the surgical phase."),
-    Task.OVERALL_CVS_ASSESSMENT: ("Is the critical view of safety achieved?", "Has the critical view of safety been achieved in this image?"),
-}  # fmt: skip
+    Task.STEP_RECOGNITION: (
+        "Which surgical step is being performed?",
+        "Name the current step of the {procedure}.",
+    ),
+    Task.PHASE_RECOGNITION: (
+        "Which surgical phase is being performed?",
+        "What is the current phase of this {procedure}?",
+        "Name the surgical phase.",
+    ),
+    Task.OVERALL_CVS_ASSESSMENT: (
+        "Is the critical view of safety achieved?",
+        "Has the critical view of safety been achieved in this image?",
+    ),
+}
 _VOCABULARY = {
     Task.TOOL_RECOGNITION: "tool",
     Task.TISSUE_RECOGNITION: "tissue",
@@ -44,11 +79,25 @@ class Frame:
     """One labelled frame and the samples its labels support."""
 
     def __init__(
-        self, *, dataset: str, centre: str, procedure: str, canonical_video: str, video: str, frame: int, seconds: float, image: str,
-        size: tuple[int, int], labels: Labels, role: Role, policy: Policy, licence: str, tool_count: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        dataset: str,
+        centre: str,
+        procedure: str,
+        canonical_video: str,
+        video: str,
+        frame: int,
+        seconds: float,
+        image: str,
+        size: tuple[int, int],
+        labels: Labels,
+        role: Role,
+        policy: Policy,
+        licence: str,
+        tool_count: int | None = None,
+    ) -> None:
         self.labels, self.size, self.tool_count = labels, size, tool_count
-        self._common = {
+        self._common: dict[str, Any] = {
             "dataset": dataset,
             "centre": centre,
             "procedure": procedure,
@@ -73,7 +122,7 @@ class Frame:
             wordings = _WORDINGS[task]
             pick = hashlib.sha256(f"{self._key}|{task}|{focus}".encode()).digest()[0] % len(wordings)
             question = wordings[pick].format(focus=focus, procedure=self._procedure)
-        options = GRID if task is Task.GRID_POSITION_RECOGNITION else ()
+        options: tuple[str, ...] = GRID if task is Task.GRID_POSITION_RECOGNITION else ()
         if task is Task.OVERALL_CVS_ASSESSMENT:
             options = ("achieved", "not achieved")
         kind = _VOCABULARY.get(task)
@@ -88,7 +137,7 @@ class Frame:
             focus=focus,
             answer=answer,
             **self._common,
-        )  # type: ignore[arg-type]  # a plain dict of the frame's own fields
+        )
 
     def samples(self) -> list[Sample]:
         """Every question this frame's labels answer."""

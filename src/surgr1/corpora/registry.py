@@ -1,7 +1,8 @@
 """One name for every operation across datasets, and the guard that keeps evaluation videos out of training.
 
-Cholec80, CholecT50 and Endoscapes share operations (reference datasets-a.md section 10): CholecT50 VIDnn is Cholec80 videonn, and nine Endoscapes
-videos are known members of the family. The Endoscapes map is CAMMA's, seen second-hand; its completeness rests on that.
+Cholec80, CholecT50 and Endoscapes share operations (reference datasets-a.md section 10): CholecT50 VIDnn is
+Cholec80 videonn, and nine Endoscapes videos are known members of the family. The Endoscapes map is CAMMA's,
+seen second-hand; its completeness rests on that.
 """
 
 from collections import defaultdict
@@ -33,7 +34,8 @@ class LeakError(SurgR1Error):
 def canonical_video(dataset: str, video: str) -> str:
     """The operation behind a dataset's video, e.g. "cholec/68" for Cholec80 video68 and CholecT50 VID68.
 
-    Simulated operations live in a world of their own ("sim:…"), with the same sharing between the public sets.
+    Simulated operations live in a world of their own ("sim:…"), with the same sharing between the public
+    sets.
     """
     world = "sim:" if dataset.startswith("sim-") else ""
     base = dataset.removeprefix("sim-")
@@ -50,7 +52,9 @@ def canonical_video(dataset: str, video: str) -> str:
 
 
 def check_isolation(samples: Iterable[Sample]) -> None:
-    """Refuse training videos that any evaluation set holds. Raises LeakError naming both sides of every shared operation."""
+    """Refuse training videos that any evaluation set holds. Raises LeakError naming both sides of every
+    shared operation.
+    """
     places: defaultdict[str, dict[str, set[str]]] = defaultdict(lambda: {"train": set(), "evaluation": set()})
     for sample in samples:
         side = "train" if sample.role == "train" else "evaluation"
@@ -58,18 +62,22 @@ def check_isolation(samples: Iterable[Sample]) -> None:
     leaks = {v: p for v, p in places.items() if p["train"] and p["evaluation"]}
     if leaks:
         lines = [
-            f"  {', '.join(sorted(p['train']))} (training) is {', '.join(sorted(p['evaluation']))} (evaluation)"
+            f"  {', '.join(sorted(p['train']))} (training) is {', '.join(sorted(p['evaluation']))}"
+            " (evaluation)"
             for _, p in sorted(leaks.items())
         ]
         raise LeakError(
-            f"{len(leaks)} training operation(s) are also in an evaluation set:\n" + "\n".join(lines)
+            f"{len(leaks)} training operation(s) are also in an evaluation set:\n"
+            + "\n".join(lines)
             + "\nChoose another split, or leave these videos out of training."
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
 class LeakRow:
-    """Operations that `train` (a dataset's training videos) shares with `evaluation` (another's evaluation videos)."""
+    """Operations that `train` (a dataset's training videos) shares with `evaluation` (another's evaluation
+    videos).
+    """
 
     train: str
     evaluation: str

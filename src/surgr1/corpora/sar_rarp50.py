@@ -1,4 +1,6 @@
-"""SAR-RARP50 (reference datasets-b.md section 1): suturing actions of robot-assisted radical prostatectomy at 10 Hz."""
+"""SAR-RARP50 (reference datasets-b.md section 1): suturing actions of robot-assisted radical prostatectomy at
+10 Hz.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,16 @@ PROCEDURE = "robot-assisted radical prostatectomy"
 
 
 def frame_to_seconds(frame: int) -> float:
-    """Seconds of a 60-fps frame of `video_left.avi`, 0-based: the unit of the label files and picture names."""
+    """Seconds of a 60-fps frame of `video_left.avi`, 0-based: the unit of the label files and picture
+    names.
+    """
     return frame / 60
 
 
 def read(source: Source) -> Iterator[Sample]:
-    """Samples of every folder with an `action_discrete.txt`, wherever the release puts it; pictures in `rgb/` or `frames/`."""
+    """Samples of every folder with an `action_discrete.txt`, wherever the release puts it; pictures in `rgb/`
+    or `frames/`.
+    """
     files = sorted(source.root.rglob("action_discrete.txt"))
     if not files:
         found = ", ".join(sorted(p.name for p in source.root.iterdir())[:8]) or "nothing"
@@ -37,7 +43,8 @@ def read(source: Source) -> Iterator[Sample]:
         pictures = next((path.parent / n for n in ("rgb", "frames") if (path.parent / n).is_dir()), None)
         if pictures is None:
             raise LayoutError(
-                f"{path.parent}: no rgb/ or frames/; unpack video_left.avi with the challenge's sampling tool first"
+                f"{path.parent}: no rgb/ or frames/; unpack video_left.avi with the challenge's sampling tool"
+                " first"
             )
         size: tuple[int, int] | None = None
         for frame, action in _actions(path)[:: source.every]:
@@ -45,14 +52,26 @@ def read(source: Source) -> Iterator[Sample]:
             if size is None or not image.is_file():
                 size = image_size(image)
             yield from Frame(
-                dataset=source.dataset, centre=source.centre, procedure=PROCEDURE, canonical_video=canonical_video(source.dataset, video), video=video, frame=frame,
-                seconds=frame_to_seconds(frame), image=image.relative_to(source.root).as_posix(), size=size, labels=Labels(action=action), role=role,
-                policy=source.policy, licence=source.licence or "CC BY-NC-SA 4.0",
-            ).samples()  # fmt: skip
+                dataset=source.dataset,
+                centre=source.centre,
+                procedure=PROCEDURE,
+                canonical_video=canonical_video(source.dataset, video),
+                video=video,
+                frame=frame,
+                seconds=frame_to_seconds(frame),
+                image=image.relative_to(source.root).as_posix(),
+                size=size,
+                labels=Labels(action=action),
+                role=role,
+                policy=source.policy,
+                licence=source.licence or "CC BY-NC-SA 4.0",
+            ).samples()
 
 
 def _actions(path: Path) -> list[tuple[int, str]]:
-    """(60-fps frame, canonical action) per line. Ids in the files are 0-7, although the dataset's README numbers them 1-8."""
+    """(60-fps frame, canonical action) per line. Ids in the files are 0-7, although the dataset's README
+    numbers them 1-8.
+    """
     names = vocabulary("sar-rarp50", "action").names
     rows: list[tuple[int, str]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

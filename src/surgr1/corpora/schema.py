@@ -30,8 +30,8 @@ class LabelledBox:
 class Labels:
     """Everything the dataset says about the frame, in canonical ontology names (lower case, spaces).
 
-    `None` means "this dataset does not label it"; an empty tuple means "labelled: none present".
-    `triplets` are (tool, verb, target). `cvs` is (C1, C2, C3) in Endoscapes order: two structures, hepatocystic triangle
+    `None` means "this dataset does not label it"; an empty tuple means "labelled: none present". `triplets`
+    are (tool, verb, target). `cvs` is (C1, C2, C3) in Endoscapes order: two structures, hepatocystic triangle
     cleared, cystic plate exposed.
     """
 
@@ -51,9 +51,10 @@ class Labels:
 class Sample:
     """One question about one frame.
 
-    `frame` is the number in the dataset's own unit, `seconds` its time in the operation, `image` a path relative to the
-    dataset root. `options` is the closed vocabulary of the answer (empty for open answers); `protocol` tells whether the
-    question listed it. `focus` names the one entity the question is about (a tool to locate, a CVS criterion "C1") or is "".
+    `frame` is the number in the dataset's own unit, `seconds` its time in the operation, `image` a path
+    relative to the dataset root. `options` is the closed vocabulary of the answer (empty for open answers);
+    `protocol` tells whether the question listed it. `focus` names the one entity the question is about (a
+    tool to locate, a CVS criterion "C1") or is "".
     """
 
     dataset: str

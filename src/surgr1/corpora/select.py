@@ -32,7 +32,8 @@ def _grouped(samples: Iterable[Sample], key: Callable[[Sample], Hashable], seed:
 
 
 def balanced(samples: Iterable[Sample], limit: int, seed: int = 0) -> list[Sample]:
-    """At most `limit` samples, equal over (dataset, task, focus) and, inside each, over answers (rare answers first served).
+    """At most `limit` samples, equal over (dataset, task, focus) and, inside each, over answers (rare answers
+    first served).
 
     Box answers are all different, so a localization group is simply spread by rank.
     """
@@ -44,9 +45,11 @@ def balanced(samples: Iterable[Sample], limit: int, seed: int = 0) -> list[Sampl
 
 
 def spread_over_videos(samples: Iterable[Sample], limit: int, seed: int = 0) -> list[Sample]:
-    """At most `limit` samples with the natural answer distribution, the same number from every video where possible.
+    """At most `limit` samples with the natural answer distribution, the same number from every video where
+    possible.
 
-    Frames are kept whole: all questions of one chosen frame with the same task (the three CVS criteria, say) stay together.
+    Frames are kept whole: all questions of one chosen frame with the same task (the three CVS criteria, say)
+    stay together.
     """
     samples = list(samples)
     frames: defaultdict[tuple[str, int], list[Sample]] = defaultdict(list)

@@ -22,10 +22,12 @@ class LabelError(SurgR1Error):
 
 
 class Source(BaseModel):
-    """One dataset folder. `role` forces a role on every video (external sets); without it the official split decides, or the video lists.
+    """One dataset folder. `role` forces a role on every video (external sets); without it the official split
+    decides, or the video lists.
 
-    `every` keeps every k-th labelled frame of a video. `split` chooses among a dataset's named splits. `train`/`test` list videos
-    explicitly (for pieces of a dataset that no official split covers); videos in neither are left out.
+    `every` keeps every k-th labelled frame of a video. `split` chooses among a dataset's named splits.
+    `train`/`test` list videos explicitly (for pieces of a dataset that no official split covers); videos in
+    neither are left out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

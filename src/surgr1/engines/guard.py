@@ -1,4 +1,6 @@
-"""The privacy guard: where does an endpoint really lie, and may this data go there? The only door for images and text, without a switch."""
+"""The privacy guard: where does an endpoint really lie, and may this data go there? The only door for images
+and text, without a switch.
+"""
 
 import ipaddress
 import socket
@@ -12,7 +14,9 @@ class PolicyError(SurgR1Error):
 
 
 def is_local(base_url: str) -> bool:
-    """Whether every address the host resolves to now is loopback or private (RFC 1918, fc00::/7). A name that looks local is not enough."""
+    """Whether every address the host resolves to now is loopback or private (RFC 1918, fc00::/7). A name that
+    looks local is not enough.
+    """
     host = urlsplit(base_url).hostname
     if not host:
         raise PolicyError(f"endpoint {base_url!r} has no host")
@@ -32,8 +36,11 @@ def is_local(base_url: str) -> bool:
 
 
 def check_policy(policy: str, base_url: str) -> None:
-    """Raise PolicyError before a byte is built when `local_only` data would go to an address outside the machine or its private network."""
+    """Raise PolicyError before a byte is built when `local_only` data would go to an address outside the
+    machine or its private network.
+    """
     if policy == "local_only" and not is_local(base_url):
         raise PolicyError(
-            f"local_only data may not be sent to {base_url}: it is not on this machine or a private network; use a local model"
+            f"local_only data may not be sent to {base_url}: it is not on this machine or a private network;"
+            " use a local model"
         )

@@ -1,4 +1,6 @@
-"""What was generated once is never generated again: SQLite in WAL mode, keyed by model, prompt, image content and sampling."""
+"""What was generated once is never generated again: SQLite in WAL mode, keyed by model, prompt, image content
+and sampling.
+"""
 
 import hashlib
 import json
@@ -42,10 +44,12 @@ class Ledger:
             self._db = sqlite3.connect(path)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(
-                "CREATE TABLE IF NOT EXISTS completions (key TEXT, k INTEGER, body TEXT, PRIMARY KEY (key, k))"
+                "CREATE TABLE IF NOT EXISTS completions (key TEXT, k INTEGER, body TEXT, PRIMARY KEY"
+                " (key, k))"
             )
             self._db.execute(
-                "CREATE TABLE IF NOT EXISTS failures (key TEXT, error TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP)"
+                "CREATE TABLE IF NOT EXISTS failures (key TEXT, error TEXT, at TEXT DEFAULT"
+                " CURRENT_TIMESTAMP)"
             )
         except sqlite3.DatabaseError as error:
             raise LedgerError(
@@ -78,7 +82,9 @@ class Ledger:
 
 
 class LedgerEngine:
-    """Any engine with a ledger before it: known answers at once, the rest asked and written down as they arrive."""
+    """Any engine with a ledger before it: known answers at once, the rest asked and written down as they
+    arrive.
+    """
 
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self._engine, self._ledger = engine, ledger

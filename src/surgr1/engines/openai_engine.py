@@ -1,4 +1,6 @@
-"""An OpenAI-compatible chat endpoint: bounded concurrency, Retry-After, back-off, deadline; blocked is not an error, an error is not text."""
+"""An OpenAI-compatible chat endpoint: bounded concurrency, Retry-After, back-off, deadline; blocked is not an
+error, an error is not text.
+"""
 
 import asyncio
 import base64
@@ -17,14 +19,24 @@ _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
 class OpenAIEngine:
-    """Sends each request as one chat completion per sample. `deadline_s` bounds one request with all its attempts."""
+    """Sends each request as one chat completion per sample. `deadline_s` bounds one request with all its
+    attempts.
+    """
 
     name = "openai"
 
     def __init__(
-        self, base_url: str, model: str, *, api_key: str = "none", concurrency: int = 8, timeout_s: float = 60, max_attempts: int = 5, deadline_s: float = 300,
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str = "none",
+        concurrency: int = 8,
+        timeout_s: float = 60,
+        max_attempts: int = 5,
+        deadline_s: float = 300,
         backoff_s: float = 0.5,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._base_url, self.model, self._api_key = base_url, model, api_key
         self._concurrency, self._timeout, self._attempts = concurrency, timeout_s, max_attempts
         self._deadline, self._backoff = deadline_s, backoff_s
@@ -32,7 +44,9 @@ class OpenAIEngine:
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[Request, list[Completion]]]:
-        """Yield requests as they finish. Raises PolicyError before anything is sent when one of them may not go to this endpoint."""
+        """Yield requests as they finish. Raises PolicyError before anything is sent when one of them may not
+        go to this endpoint.
+        """
         for request in requests:
             check_policy(request.policy, self._base_url)
         done: queue.Queue[tuple[Request, list[Completion]] | BaseException | None] = queue.Queue()
@@ -71,7 +85,9 @@ class OpenAIEngine:
                     group.create_task(one(request))
 
     def _body(self, request: Request) -> list[dict[str, Any]]:
-        """Serialise text and images. The guard is asked again here: the address behind a name may have changed since."""
+        """Serialise text and images. The guard is asked again here: the address behind a name may have
+        changed since.
+        """
         check_policy(request.policy, self._base_url)
         content: list[dict[str, Any]] = []
         for path in request.images:
@@ -92,9 +108,13 @@ class OpenAIEngine:
             wait = self._backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             try:
                 answer = await client.chat.completions.create(
-                    model=self.model, messages=self._body(request), max_tokens=sampling.max_new_tokens, temperature=sampling.temperature, top_p=sampling.top_p,
+                    model=self.model,
+                    messages=self._body(request),
+                    max_tokens=sampling.max_new_tokens,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
                     seed=sampling.seed + k,
-                )  # fmt: skip
+                )
                 return self._read(answer, start, attempt)
             except openai.APIStatusError as failure:
                 error = f"HTTP {failure.status_code}: {str(failure)[:200]}"
@@ -120,16 +140,20 @@ class OpenAIEngine:
         )
 
     def _read(self, answer: Any, start: float, attempt: int) -> Completion:
-        """A response as a completion. Raises on a body without the promised fields, which counts as a failed attempt."""
+        """A response as a completion. Raises on a body without the promised fields, which counts as a failed
+        attempt.
+        """
         latency = time.monotonic() - start
         usage = answer.usage
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        tokens_in, tokens_out = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
         if not isinstance(answer.choices, list):
             raise ValueError(f"response without choices: {str(answer)[:120]}")
         if not answer.choices or answer.choices[0].finish_reason == "content_filter":
-            return Completion("", "blocked", *tokens, latency, attempt, self.name, self.model)
+            return Completion("", "blocked", tokens_in, tokens_out, latency, attempt, self.name, self.model)
         choice = answer.choices[0]
         if not isinstance(choice.message.content, str):
             raise ValueError("response without text")
         reason: FinishReason = "length" if choice.finish_reason == "length" else "stop"
-        return Completion(choice.message.content, reason, *tokens, latency, attempt, self.name, self.model)
+        return Completion(
+            choice.message.content, reason, tokens_in, tokens_out, latency, attempt, self.name, self.model
+        )

@@ -1,20 +1,22 @@
-"""Local generation with transformers: greedy or sampled, several samples per prompt from one prefill, every sampling field explicit."""
+"""Local generation with transformers: greedy or sampled, several samples per prompt from one prefill, every
+sampling field explicit.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from surgr1.engines.messages import user_messages
-from surgr1.engines.types import Completion, Request, Sampling
+from surgr1.engines.types import Completion, FinishReason, Request, Sampling
 
 
 class TransformersEngine:
-    """Answers requests with a loaded model. `model_id` names the policy in ledgers (base and adapter fingerprint).
+    """Answers requests with a loaded model. `model_id` names the policy in ledgers (base and adapter
+    fingerprint).
 
-    Requests are answered in batches of similar prompt length. With temperature > 0 the random state is seeded per batch from
-    `Sampling.seed` and the batch's request ids, so the same requests give the same samples; another batch size gives others.
-    Images must be on the final grid: the processor is told not to resize.
+    Requests are answered in batches of similar prompt length. With temperature > 0 the random state is seeded
+    per batch from `Sampling.seed` and the batch's request ids, so the same requests give the same samples;
+    another batch size gives others. Images must be on the final grid: the processor is told not to resize.
     """
 
     name = "transformers"
@@ -36,12 +38,6 @@ class TransformersEngine:
         self._processor, self._device, self._autocast = processor, device, autocast
         self._batch_size = batch_size
         self.model = model_id
-
-    @classmethod
-    def load(cls, model_dir: Path, loader: Any, **kwargs: Any) -> "TransformersEngine":
-        """Build from a loader that returns (model, processor)."""
-        model, processor = loader(model_dir)
-        return cls(model, processor, **kwargs)
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
@@ -69,12 +65,12 @@ class TransformersEngine:
                     ends = [p for p, t in enumerate(tokens) if t in self._stops]
                     kept = tokens[: ends[0]] if ends else tokens
                     text = tokenizer.decode(kept, skip_special_tokens=True)
-                    reason = "stop" if ends else "length"
+                    reason: FinishReason = "stop" if ends else "length"
                     found.append(
                         Completion(
                             text, reason, width, len(kept), elapsed / len(batch), 1, self.name, self.model
                         )
-                    )  # type: ignore[arg-type]  # the two literals
+                    )
                 yield request, found
 
     @property
@@ -100,10 +96,20 @@ class TransformersEngine:
         never = [[tokenizer.convert_tokens_to_ids(t)] for t in ("<|image_pad|>", "<|video_pad|>")]
         sampled = sampling.temperature > 0
         config = GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens, do_sample=sampled, num_return_sequences=sampling.n, repetition_penalty=sampling.repetition_penalty,
-            eos_token_id=self._stops, pad_token_id=tokenizer.pad_token_id, bad_words_ids=never, use_cache=True,
-            **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k} if sampled else {}),
-        )  # fmt: skip
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=sampled,
+            num_return_sequences=sampling.n,
+            repetition_penalty=sampling.repetition_penalty,
+            eos_token_id=self._stops,
+            pad_token_id=tokenizer.pad_token_id,
+            bad_words_ids=never,
+            use_cache=True,
+            **(
+                {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+                if sampled
+                else {}
+            ),
+        )
         seed = abs(hash((sampling.seed, *(int(r.request_id.encode().hex()[:15], 16) for r in batch)))) % 2**31
         with (
             torch.random.fork_rng(),

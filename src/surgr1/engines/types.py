@@ -10,7 +10,9 @@ FinishReason = Literal["stop", "length", "blocked", "error"]
 
 @dataclass(frozen=True)
 class Request:
-    """One single-turn question with images. `policy` is the sample's data policy; the privacy guard reads it."""
+    """One single-turn question with images. `policy` is the sample's data policy; the privacy guard reads
+    it.
+    """
 
     request_id: str
     prompt: str
@@ -21,7 +23,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Every sampling field, explicit, so that no model's generation config can change one. `temperature` 0 is greedy."""
+    """Every sampling field, explicit, so that no model's generation config can change one. `temperature` 0 is
+    greedy.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -48,7 +52,9 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Anything that answers requests. Yields (request, its `sampling.n` completions) as they finish, in any order."""
+    """Anything that answers requests. Yields (request, its `sampling.n` completions) as they finish, in any
+    order.
+    """
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,6 @@
-"""Procedures as validated YAML: tools and tissues with colour, shape and texture, phases or actions with their allowed successors, CVS criteria."""
+"""Procedures as validated YAML: tools and tissues with colour, shape and texture, phases or actions with
+their allowed successors, CVS criteria.
+"""
 
 from functools import lru_cache
 from importlib.resources import files

@@ -1,4 +1,6 @@
-"""The paper's 13 tasks and their reasoning levels (Methods, "Hierarchical Chain-of-Thought Design"), plus open VQA."""
+"""The paper's 13 tasks and their reasoning levels (Methods, "Hierarchical Chain-of-Thought Design"), plus
+open VQA.
+"""
 
 from enum import StrEnum
 

@@ -1,4 +1,6 @@
-"""Closed vocabularies of the datasets: native spelling, canonical name, aliases (data in `vocabularies.yaml`)."""
+"""Closed vocabularies of the datasets: native spelling, canonical name, aliases (data in
+`vocabularies.yaml`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +28,9 @@ class VocabularyError(SurgR1Error):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Labels of one kind in one dataset. `names` are canonical, `native` verbatim, both in native id order."""
+    """Labels of one kind in one dataset. `names` are canonical, `native` verbatim, both in native id
+    order.
+    """
 
     dataset: str
     kind: str
@@ -45,7 +49,9 @@ class Vocabulary:
         return MappingProxyType({name: i + self.first_id for i, name in enumerate(self.names)})
 
     def from_native(self, text: str) -> str:
-        """Canonical name of a label as it stands in the dataset's file (exact spelling). Raises VocabularyError."""
+        """Canonical name of a label as it stands in the dataset's file (exact spelling). Raises
+        VocabularyError.
+        """
         try:
             return self._by_native[text]
         except KeyError:
@@ -94,7 +100,9 @@ def has_vocabulary(dataset: str, kind: str) -> bool:
 
 
 def vocabulary(dataset: str, kind: str) -> Vocabulary:
-    """The vocabulary of a dataset id or layout. Kinds: tool, tissue, verb, target, triplet, phase, step, action."""
+    """The vocabulary of a dataset id or layout. Kinds: tool, tissue, verb, target, triplet, phase, step,
+    action.
+    """
     layout = layout_of(dataset)
     if layout not in _all():
         raise VocabularyError(f"no vocabulary for dataset {dataset!r}; known layouts: {', '.join(_all())}")
@@ -105,7 +113,9 @@ def vocabulary(dataset: str, kind: str) -> Vocabulary:
 
 @lru_cache
 def triplet_parts(name: str) -> tuple[str, str, str]:
-    """(tool, verb, target) of a canonical CholecT50 triplet such as "grasper retract cystic duct". Raises VocabularyError."""
+    """(tool, verb, target) of a canonical CholecT50 triplet such as "grasper retract cystic duct". Raises
+    VocabularyError.
+    """
     triplets = vocabulary("cholect50", "triplet")
     tool, verb, target = (part.replace("_", " ") for part in triplets.to_native(name).split(","))
     return tool, verb, target

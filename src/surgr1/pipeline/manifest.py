@@ -1,4 +1,6 @@
-"""A stage's `manifest.json`, written last: its presence with a matching key means the stage is done (design.md section 4)."""
+"""A stage's `manifest.json`, written last: its presence with a matching key means the stage is done
+(design.md section 4).
+"""
 
 import hashlib
 import json
@@ -24,8 +26,8 @@ class ManifestError(SurgR1Error):
 class Manifest:
     """What a finished stage was made from and what it made.
 
-    `key` is the hash of configuration, package version and input keys; `counts` are sizes of what was written; `seconds` wall time
-    of the run that finished it; `outputs` paths relative to the stage folder.
+    `key` is the hash of configuration, package version and input keys; `counts` are sizes of what was
+    written; `seconds` wall time of the run that finished it; `outputs` paths relative to the stage folder.
     """
 
     stage: str
@@ -41,7 +43,9 @@ class Manifest:
 
 
 def stage_key(stage: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Hash that changes when the stage would give another result: its configuration, its inputs or the package version."""
+    """Hash that changes when the stage would give another result: its configuration, its inputs or the
+    package version.
+    """
     body = json.dumps([stage, config, dict(inputs), __version__], sort_keys=True, default=str)
     return hashlib.sha256(body.encode()).hexdigest()[:24]
 
@@ -79,7 +83,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of `folder`, None if the stage has not finished. Raises ManifestError on a damaged file."""
+    """The manifest of `folder`, None if the stage has not finished. Raises ManifestError on a damaged
+    file.
+    """
     path = folder / NAME
     if not path.is_file():
         return None

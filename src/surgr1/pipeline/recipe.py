@@ -1,4 +1,6 @@
-"""The typed recipe: one YAML file says what a run reads, trains and measures. Unknown keys are refused with their place."""
+"""The typed recipe: one YAML file says what a run reads, trains and measures. Unknown keys are refused with
+their place.
+"""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -45,10 +47,13 @@ class Selection(_Section):
 
 
 class NanoBase(_Section):
-    """A tiny Qwen2.5-VL built here and trained in full on scene descriptions: the stand-in for a pretrained base model."""
+    """A tiny Qwen2.5-VL built here and trained in full on scene descriptions: the stand-in for a pretrained
+    base model.
+    """
 
     config: NanoConfig = NanoConfig()
-    select: Selection
+    echoes: int = Field(1600, ge=0)
+    """How many sentences are repeated beside the frame descriptions (`synthesis.pretraining`)."""
     pretrain: SFTStage
 
 
@@ -66,7 +71,9 @@ class Model(_Section):
 
 
 class TeacherSpec(_Section):
-    """Who writes reasoning: `offline` from labels and the procedure's knowledge, or an OpenAI-compatible endpoint."""
+    """Who writes reasoning: `offline` from labels and the procedure's knowledge, or an OpenAI-compatible
+    endpoint.
+    """
 
     kind: Literal["offline", "api"] = "offline"
     base_url: str = ""
@@ -106,7 +113,9 @@ class Grpo(_Section):
 
 
 class Refine(_Section):
-    """Stage 4: K rollouts, pseudo-labels from both pathways, distillation; `iterations` times (Eq. 8, Steps 1-3)."""
+    """Stage 4: K rollouts, pseudo-labels from both pathways, distillation; `iterations` times (Eq. 8, Steps
+    1-3).
+    """
 
     iterations: int = Field(2, ge=1)
     rollouts: int = Field(3, ge=1)
@@ -127,7 +136,9 @@ class Bench(_Section):
 
 
 class Recipe(_Section):
-    """A whole run. Stages that are left out are not run; a later stage starts from the last adapter before it."""
+    """A whole run. Stages that are left out are not run; a later stage starts from the last adapter before
+    it.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str = ""

@@ -1,4 +1,6 @@
-"""From an answer text to a canonical answer, or to the reason why there is none (evaluation.md B10, steps 3-8)."""
+"""From an answer text to a canonical answer, or to the reason why there is none (evaluation.md B10, steps
+3-8).
+"""
 
 import re
 import unicodedata
@@ -45,24 +47,38 @@ _VOCABULARY_KIND: Mapping[Task, str] = MappingProxyType(
         Task.PHASE_RECOGNITION: "phase",
     }
 )
-_GRID_ALIASES = {"top left": "left-top", "top right": "right-top", "bottom left": "left-bottom", "bottom right": "right-bottom",
-                 "upper left": "left-top", "upper right": "right-top", "lower left": "left-bottom", "lower right": "right-bottom"}  # fmt: skip
+_GRID_ALIASES = {
+    "top left": "left-top",
+    "top right": "right-top",
+    "bottom left": "left-bottom",
+    "bottom right": "right-bottom",
+    "upper left": "left-top",
+    "upper right": "right-top",
+    "lower left": "left-bottom",
+    "lower right": "right-bottom",
+}
 _CVS_ALIASES = {
     "yes": "achieved",
     "no": "not achieved",
     "fully achieved": "achieved",
     "is not achieved": "not achieved",
 }
-_NUMBER_WORDS = {w: str(i) for i, w in enumerate("zero one two three four five six seven eight nine".split())}
+_NUMBER_WORDS = {
+    w: str(i)
+    for i, w in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+}
 _REFUSAL = re.compile(
-    r"\b(i(?:'m| am) (?:sorry|unable|not able)|i can(?:no|')t (?:assist|help|answer|determine|provide|see|view)|as an ai|unable to (?:assist|answer|provide))",
+    r"\b(i(?:'m| am) (?:sorry|unable|not able)|i can(?:no|')t"
+    r" (?:assist|help|answer|determine|provide|see|view)|as an ai|unable to (?:assist|answer|provide))",
     re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class AnswerSpec:
-    """What counts as an answer. `options` is the closed vocabulary in canonical spelling; `letters` whether the prompt offered A, B, …"""
+    """What counts as an answer. `options` is the closed vocabulary in canonical spelling; `letters` whether
+    the prompt offered A, B, …
+    """
 
     kind: Kind
     options: tuple[str, ...] = ()
@@ -72,7 +88,9 @@ class AnswerSpec:
 
 @dataclass(frozen=True)
 class Extraction:
-    """`value` is the canonical answer (same form as `Sample.answer`) or None; `rung` says which step of the ladder found it."""
+    """`value` is the canonical answer (same form as `Sample.answer`) or None; `rung` says which step of the
+    ladder found it.
+    """
 
     value: str | None
     outcome: Outcome
@@ -95,13 +113,16 @@ def spec_for(
 
 
 def normalise(text: str) -> str:
-    """NFKC, lower case, underscores and hyphens to spaces, markdown and punctuation away, articles and lead-ins away."""
+    """NFKC, lower case, underscores and hyphens to spaces, markdown and punctuation away, articles and
+    lead-ins away.
+    """
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
     text = re.sub(r"[_\-/‐-―]", " ", text).replace("'", "")
     text = re.sub(r"[^\w\s&]", " ", text)
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(
-        r"^(?:the )?(?:final )?(?:answer|(?:current )?(?:surgical )?(?:phase|step|action|triplet)) (?:is|being performed is) ",
+        r"^(?:the )?(?:final )?(?:answer|(?:current )?(?:surgical )?(?:phase|step|action|triplet))"
+        r" (?:is|being performed is) ",
         "",
         text,
     )
@@ -121,7 +142,9 @@ def _table(spec: AnswerSpec) -> dict[str, str]:
 
 
 def mentions(text: str, table: Mapping[str, str]) -> list[str]:
-    """Canonical names whose spelling occurs as whole words in normalised `text`, longest spelling first, each stretch counted once."""
+    """Canonical names whose spelling occurs as whole words in normalised `text`, longest spelling first, each
+    stretch counted once.
+    """
     found: dict[int, str] = {}
     rest = f" {text} "
     for spelling in sorted(table, key=len, reverse=True):
@@ -136,7 +159,9 @@ def mentions(text: str, table: Mapping[str, str]) -> list[str]:
 def extract(
     answer: str | ParsedTrace, spec: AnswerSpec, *, finish_reason: str = "stop", fuzzy: bool = False
 ) -> Extraction:
-    """Climb the ladder. Never raises, never draws, has no default. `fuzzy` admits the near-spelling rung (score >= 90, margin >= 5)."""
+    """Climb the ladder. Never raises, never draws, has no default. `fuzzy` admits the near-spelling rung
+    (score >= 90, margin >= 5).
+    """
     parsed = parse(answer, finish_reason=finish_reason) if isinstance(answer, str) else answer
     if parsed.answer is None:
         return Extraction(None, parsed.outcome)
@@ -215,13 +240,15 @@ def _labels(text: str, spec: AnswerSpec, fuzzy: bool) -> Extraction:
 
 
 def parse_triplets(text: str) -> list[tuple[str, str, str]]:
-    """(tool, verb, target) of every item whose parts are in CholecT50's vocabularies, whether or not the triplet is one of the 100 classes."""
+    """(tool, verb, target) of every item whose parts are in CholecT50's vocabularies, whether or not the
+    triplet is one of the 100 classes.
+    """
     parts = []
     tables = [
         _lexicon(v.names, tuple(sorted(v.aliases.items())))
         for v in (vocabulary("cholect50", kind) for kind in ("tool", "verb", "target"))
     ]
-    for item in re.split(r"[;\n]|,(?=[^()]*(?:\(|$))", text):
+    for item in re.split(r"[;\n]", text):
         clean = normalise(item)
         for tool_len in range(1, 4):
             words = clean.split()
@@ -264,7 +291,9 @@ _LIST = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s
 
 
 def parse_boxes(text: str) -> list[Box]:
-    """Boxes written `(x1,y1),(x2,y2)`, `[x1, y1, x2, y2]` or JSON `"bbox_2d": […]`. Corners are put in order; zero area is dropped."""
+    """Boxes written `(x1,y1),(x2,y2)`, `[x1, y1, x2, y2]` or JSON `"bbox_2d": […]`. Corners are put in order;
+    zero area is dropped.
+    """
     boxes = []
     for match in sorted([*_CORNERS.finditer(text), *_LIST.finditer(text)], key=lambda m: m.start()):
         a, b, c, d = (float(g) for g in match.groups())
@@ -330,7 +359,9 @@ _EXTRACTORS: Mapping[Kind, Callable[[str, AnswerSpec, bool], Extraction]] = Mapp
 
 
 def same_answer(a: str | None, b: str, spec: AnswerSpec) -> bool:
-    """Equality of canonical answers; lists are sets. Boxes must be equal to the pixel (IoU is the caller's business)."""
+    """Equality of canonical answers; lists are sets. Boxes must be equal to the pixel (IoU is the caller's
+    business).
+    """
     if a is None:
         return False
     if spec.kind in ("labels", "triplets"):
@@ -340,7 +371,9 @@ def same_answer(a: str | None, b: str, spec: AnswerSpec) -> bool:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two x1,y1,x2,y2 boxes in continuous coordinates (no +1; evaluation.md B5)."""
+    """Intersection over union of two x1,y1,x2,y2 boxes in continuous coordinates (no +1; evaluation.md
+    B5).
+    """
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     overlap = width * height

@@ -1,4 +1,6 @@
-"""Does a trace agree with the labels? Named checks, each with what was found. Used on teachers' traces and on the model's own."""
+"""Does a trace agree with the labels? Named checks, each with what was found. Used on teachers' traces and on
+the model's own.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +37,8 @@ class Finding:
 
 _NEGATION = re.compile(r"\b(?:no|not|without|neither|nor|absent|never|nothing)\b(?:\W+\w+){0,3}\W*$")
 _LEAK = re.compile(
-    r"ground truth|correct answer is given|answer (?:was|is) (?:given|known|provided)|as (?:given|provided|stated) in the (?:label|prompt|question)|the label (?:is|says)|must arrive at",
+    r"ground truth|correct answer is given|answer (?:was|is) (?:given|known|provided)|as"
+    r" (?:given|provided|stated) in the (?:label|prompt|question)|the label (?:is|says)|must arrive at",
     re.IGNORECASE,
 )
 
@@ -60,7 +63,9 @@ def _spellings(entries: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
 def check_trace(
     parsed: ParsedTrace, *, task: Task, labels: LabelView, procedure: Procedure, answer_ok: bool
 ) -> list[Finding]:
-    """Every check that applies to this task and these labels. `answer_ok` is the caller's comparison of answer and label."""
+    """Every check that applies to this task and these labels. `answer_ok` is the caller's comparison of
+    answer and label.
+    """
     findings = [
         Finding(
             "format",

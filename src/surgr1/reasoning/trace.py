@@ -1,4 +1,6 @@
-"""`<think>Level 1: … Level 2: … Level 3: …</think><answer>…</answer>`: rendering and total parsing (design.md section 4)."""
+"""`<think>Level 1: … Level 2: … Level 3: …</think><answer>…</answer>`: rendering and total parsing (design.md
+section 4).
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +9,9 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What became of one completion (evaluation.md B0). Only `ok` and `repaired` carry an answer that counts."""
+    """What became of one completion (evaluation.md B0). Only `ok` and `repaired` carry an answer that
+    counts.
+    """
 
     OK = "ok"
     REPAIRED = "repaired"
@@ -22,7 +26,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Trace:
-    """A well-formed trace: level number -> text, in order 1..k, and the answer. No levels: a direct answer."""
+    """A well-formed trace: level number -> text, in order 1..k, and the answer. No levels: a direct
+    answer.
+    """
 
     levels: Mapping[int, str]
     answer: str
@@ -32,9 +38,9 @@ class Trace:
 class ParsedTrace:
     """What was found in a completion.
 
-    `outcome` judges the form alone: `ok` with answer tags, `repaired` without, else why there is no answer text.
-    `headed` are the levels that had their own "Level k" heading, in order of appearance; `opener` a leading sentence such as
-    "This is a Level 2 task …"; `trailing` any text after the last `</answer>`.
+    `outcome` judges the form alone: `ok` with answer tags, `repaired` without, else why there is no answer
+    text. `headed` are the levels that had their own "Level k" heading, in order of appearance; `opener` a
+    leading sentence such as "This is a Level 2 task …"; `trailing` any text after the last `</answer>`.
     """
 
     levels: dict[int, str]
@@ -48,7 +54,9 @@ class ParsedTrace:
     text: str = field(default="", repr=False)
 
     def is_format(self, level: int) -> bool:
-        """The format of the paper: closed think tags, exactly levels 1..`level` in order and not empty, one answer block, nothing after."""
+        """The format of the paper: closed think tags, exactly levels 1..`level` in order and not empty, one
+        answer block, nothing after.
+        """
         return (
             self.has_think
             and self.answer_blocks == 1
@@ -69,9 +77,11 @@ def render(trace: Trace) -> str:
 
 
 _OPENER = re.compile(r"^\s*This is a Level [123] task\b[^\n.]*\.?", re.IGNORECASE)
-# A heading starts a line (or the text, or follows a sentence end) and is followed by punctuation: "Level 2:", "**Level 2 (…)**:", "Level 2 -".
+# A heading starts a line (or the text, or follows a sentence end) and is followed by punctuation: "Level 2:",
+# "**Level 2 (…)**:", "Level 2 -".
 _HEADING = re.compile(
-    r"(?:^|(?<=[\n.!?>]))[ \t]*[*#_]*[ \t]*level[ \t]*([123])\b[ \t]*(?:\([^)\n]{0,60}\))?[*_]*[ \t]*[:\-–—.][*_]*",
+    r"(?:^|(?<=[\n.!?>]))[ \t]*[*#_]*[ \t]*level[ \t]*([123])\b[ \t]*(?:\([^)\n]{0,60}\))?[*_]*["
+    r" \t]*[:\-–—.][*_]*",
     re.IGNORECASE,
 )
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
@@ -81,8 +91,9 @@ _PLAIN_ANSWER = re.compile(r"(?:^|\n)[ \t✓✗*_]*(?:final )?answer[*_]*[ \t]*:
 def parse(text: str, *, finish_reason: str = "stop") -> ParsedTrace:
     """Take a completion apart. Total: any string gives a result (B10 steps 1 and 2).
 
-    The last `</think>` ends the reasoning, the last `<answer>` block is the answer; else the text after the reasoning; else an
-    "Answer:" line (the form of the paper's Figures 3-13); else the whole text. `finish_reason` "length" with no answer is `truncated`.
+    The last `</think>` ends the reasoning, the last `<answer>` block is the answer; else the text after the
+    reasoning; else an "Answer:" line (the form of the paper's Figures 3-13); else the whole text.
+    `finish_reason` "length" with no answer is `truncated`.
     """
     if finish_reason == "blocked":
         return ParsedTrace({}, None, Outcome.BLOCKED, text=text)
@@ -131,7 +142,9 @@ def parse(text: str, *, finish_reason: str = "stop") -> ParsedTrace:
 
 
 def _levels(reasoning: str) -> tuple[dict[int, str], tuple[int, ...], str]:
-    """Split reasoning into levels. Headless text after the opener counts as Level 1 (the paper's Figures 3 and 8)."""
+    """Split reasoning into levels. Headless text after the opener counts as Level 1 (the paper's Figures 3
+    and 8).
+    """
     opener_match = _OPENER.match(reasoning)
     opener = opener_match.group(0).strip() if opener_match else ""
     body = reasoning[opener_match.end() :] if opener_match else reasoning

@@ -1,4 +1,6 @@
-"""Draws the anatomy of the three procedures. Every field of the scene's anatomy changes something one can see."""
+"""Draws the anatomy of the three procedures. Every field of the scene's anatomy changes something one can
+see.
+"""
 
 import math
 
@@ -11,9 +13,29 @@ from surgr1.simulator.scene import Cholecystectomy, GastricBypass, Point, Prosta
 from surgr1.simulator.textures import fat_surface, surface
 
 TISSUES = (
-    "gallbladder", "cystic plate", "cystic duct", "cystic artery", "calot triangle", "liver", "omentum", "gut", "adhesion", "abdominal wall cavity",
-    "fluid", "specimen bag", "stomach", "jejunum", "mesentery", "staple line", "dorsal venous complex", "bladder neck", "fat", "needle", "thread", "drain",
-)  # fmt: skip
+    "gallbladder",
+    "cystic plate",
+    "cystic duct",
+    "cystic artery",
+    "calot triangle",
+    "liver",
+    "omentum",
+    "gut",
+    "adhesion",
+    "abdominal wall cavity",
+    "fluid",
+    "specimen bag",
+    "stomach",
+    "jejunum",
+    "mesentery",
+    "staple line",
+    "dorsal venous complex",
+    "bladder neck",
+    "fat",
+    "needle",
+    "thread",
+    "drain",
+)
 IDS = {name: i + 1 for i, name in enumerate(TISSUES)}
 
 
@@ -66,7 +88,9 @@ def _liver(canvas: Canvas, edge: float) -> None:
 
 
 def _pear(fundus: Point, neck: Point, girth: float) -> list[Point]:
-    """Outline of a pear between fundus (wide) and neck (narrow); girth is the half width as a fraction of the picture's width."""
+    """Outline of a pear between fundus (wide) and neck (narrow); girth is the half width as a fraction of the
+    picture's width.
+    """
     dx, dy = neck[0] - fundus[0], (neck[1] - fundus[1]) * 0.5625
     length = math.hypot(dx, dy) or 1e-6
     nx, ny = -dy / length, dx / length / 0.5625

@@ -1,4 +1,6 @@
-"""A picture and, drawn in step with it, the mask of what each pixel shows: boxes and visibility follow by construction."""
+"""A picture and, drawn in step with it, the mask of what each pixel shows: boxes and visibility follow by
+construction.
+"""
 
 import math
 from collections.abc import Sequence
@@ -28,12 +30,22 @@ def smooth(points: Sequence[Point], *, closed: bool = True, steps: int = 6) -> l
             t = s / steps
             curve.append(
                 (
-                    0.5 * (2 * p1[0] + (p2[0] - p0[0]) * t + (2 * p0[0] - 5 * p1[0] + 4 * p2[0] - p3[0]) * t**2
-                           + (3 * p1[0] - p0[0] - 3 * p2[0] + p3[0]) * t**3),
-                    0.5 * (2 * p1[1] + (p2[1] - p0[1]) * t + (2 * p0[1] - 5 * p1[1] + 4 * p2[1] - p3[1]) * t**2
-                           + (3 * p1[1] - p0[1] - 3 * p2[1] + p3[1]) * t**3),
+                    0.5
+                    * (
+                        2 * p1[0]
+                        + (p2[0] - p0[0]) * t
+                        + (2 * p0[0] - 5 * p1[0] + 4 * p2[0] - p3[0]) * t**2
+                        + (3 * p1[0] - p0[0] - 3 * p2[0] + p3[0]) * t**3
+                    ),
+                    0.5
+                    * (
+                        2 * p1[1]
+                        + (p2[1] - p0[1]) * t
+                        + (2 * p0[1] - 5 * p1[1] + 4 * p2[1] - p3[1]) * t**2
+                        + (3 * p1[1] - p0[1] - 3 * p2[1] + p3[1]) * t**3
+                    ),
                 )
-            )  # fmt: skip
+            )
     if not closed:
         curve.append(points[-1])
     return curve
@@ -47,7 +59,8 @@ class Canvas:
         self.seed = seed
         self.image = Image.new("RGB", (self.width, self.height), (60, 20, 20))
         self.ids = Image.new("L", (self.width, self.height), 0)
-        # Light and shade are collected at quarter size: they are blurred anyway, and a blur costs by the pixel.
+        # Light and shade are collected at quarter size: they are blurred anyway, and a blur costs by the
+        # pixel.
         self._small = (self.width // 4, self.height // 4)
         self.gloss = Image.new("L", self._small, 0)
         self.shade = Image.new("L", self._small, 0)
@@ -65,7 +78,9 @@ class Canvas:
     def polygon(
         self, points: Sequence[Point], fill: Colour | NDArray[np.uint8], ident: int | None, alpha: float = 1.0
     ) -> None:
-        """Fill a polygon given in scene coordinates with a colour or a full-size texture. `ident` None leaves the mask as it is."""
+        """Fill a polygon given in scene coordinates with a colour or a full-size texture. `ident` None leaves
+        the mask as it is.
+        """
         self.polygon_px([self.px(p) for p in points], fill, ident, alpha)
 
     def polygon_px(

@@ -1,4 +1,6 @@
-"""Instruments: shaft and working end. Each tool's tip differs in outline and in colour, so that a label can be seen."""
+"""Instruments: shaft and working end. Each tool's tip differs in outline and in colour, so that a label can
+be seen.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +19,9 @@ class DrawError(SurgR1Error):
 
 
 class Pen:
-    """Local coordinates of one instrument: x towards the tip (0 at the tip), y to its left, in units of the tip size."""
+    """Local coordinates of one instrument: x towards the tip (0 at the tip), y to its left, in units of the
+    tip size.
+    """
 
     def __init__(self, canvas: Canvas, instrument: Instrument, ident: int) -> None:
         self.canvas, self.ident = canvas, ident
@@ -128,8 +132,14 @@ def _clipper(pen: Pen, shaft: Colour) -> None:
     pen.shaft(-1.1, 0.46, (188, 192, 198))
     for side in (-1, 1):
         spread = 0.10 + 0.2 * pen.opening
-        jaw = [(-1.15, 0.05 * side), (-1.1, 0.25 * side), (-0.55, (0.22 + spread) * side), (0.0, (0.06 + spread) * side),
-               (0.0, (spread - 0.06) * side), (-0.5, (spread + 0.04) * side)]  # fmt: skip
+        jaw = [
+            (-1.15, 0.05 * side),
+            (-1.1, 0.25 * side),
+            (-0.55, (0.22 + spread) * side),
+            (0.0, (0.06 + spread) * side),
+            (0.0, (spread - 0.06) * side),
+            (-0.5, (spread + 0.04) * side),
+        ]
         pen.fill(jaw, (206, 208, 214))
         pen.stroke([(-0.5, (spread + 0.02) * side), (-0.02, (spread - 0.04) * side)], (150, 60, 190), 0.10)
     pen.fill([(-1.35, -0.26), (-1.05, -0.24), (-1.05, 0.24), (-1.35, 0.26)], (150, 60, 190))
@@ -186,7 +196,9 @@ _DRAW: dict[str, Callable[[Pen, Colour], None]] = {
 
 
 def draw_instrument(canvas: Canvas, instrument: Instrument, centre: Centre, ident: int) -> None:
-    """Draw one instrument; its working end gets mask value `ident`, its shaft `ident` + 100. Raises DrawError on an unknown tool."""
+    """Draw one instrument; its working end gets mask value `ident`, its shaft `ident` + 100. Raises DrawError
+    on an unknown tool.
+    """
     if instrument.tool not in _DRAW:
         raise DrawError(f"no drawing for tool {instrument.tool!r}; known: {', '.join(_DRAW)}")
     pen = Pen(canvas, instrument, ident)

@@ -1,7 +1,8 @@
 """An operation as a timed scene graph, deterministic in its seed.
 
-Phases follow the ontology's transitions. Anatomy changes with progress inside each phase and never goes back; CVS criteria are true exactly
-when the anatomy passes `CVS_THRESHOLD`, so the picture decides them. Instruments do only what CholecT50's 100 triplets contain.
+Phases follow the ontology's transitions. Anatomy changes with progress inside each phase and never goes back;
+CVS criteria are true exactly when the anatomy passes `CVS_THRESHOLD`, so the picture decides them.
+Instruments do only what CholecT50's 100 triplets contain.
 """
 
 import math
@@ -45,28 +46,90 @@ _IDLE: dict[str, _Deed] = {
     for t in ("grasper", "bipolar", "hook", "scissors", "clipper", "irrigator")
 }
 
-# Phase -> relative duration, what the working hand does, what the assisting hand does. Every deed is one of the 100 triplets.
+# Phase -> relative duration, what the working hand does, what the assisting hand does. Every deed is one of
+# the 100 triplets.
 _CHOLECYSTECTOMY: dict[str, tuple[float, list[_Deed], list[_Deed]]] = {
-    "preparation": (1.0, [("grasper", "grasp", "gallbladder"), ("grasper", "retract", "omentum"), ("hook", "dissect", "omentum"), _IDLE["grasper"]],
-                    [("grasper", "retract", "gallbladder"), ("grasper", "retract", "liver")]),
-    "calot triangle dissection": (2.4, [("hook", "dissect", "cystic duct"), ("hook", "dissect", "cystic artery"), ("hook", "dissect", "gallbladder"), ("bipolar", "coagulate", "cystic artery"),
-                                        ("grasper", "dissect", "gallbladder"), _IDLE["hook"]],
-                                  [("grasper", "retract", "gallbladder"), ("grasper", "grasp", "gallbladder")]),
-    "clipping and cutting": (1.2, [("clipper", "clip", "cystic duct"), ("clipper", "clip", "cystic artery"), ("scissors", "cut", "cystic duct"), ("scissors", "cut", "cystic artery")],
-                             [("grasper", "retract", "gallbladder")]),
-    "gallbladder dissection": (2.2, [("hook", "dissect", "gallbladder"), ("hook", "dissect", "cystic plate"), ("bipolar", "coagulate", "cystic plate"), ("hook", "coagulate", "liver"), _IDLE["hook"]],
-                               [("grasper", "retract", "gallbladder"), ("grasper", "grasp", "gallbladder")]),
-    "gallbladder packaging": (0.9, [("grasper", "pack", "gallbladder"), ("grasper", "grasp", "gallbladder")], [("grasper", "grasp", "specimen bag")]),
-    "cleaning and coagulation": (1.1, [("irrigator", "aspirate", "fluid"), ("irrigator", "irrigate", "liver"), ("bipolar", "coagulate", "liver"), ("bipolar", "coagulate", "cystic plate"), _IDLE["irrigator"]],
-                                 [("grasper", "retract", "liver")]),
-    "gallbladder retraction": (0.8, [("grasper", "grasp", "specimen bag"), ("grasper", "retract", "omentum")], [("grasper", "grasp", "specimen bag")]),
-}  # fmt: skip
+    "preparation": (
+        1.0,
+        [
+            ("grasper", "grasp", "gallbladder"),
+            ("grasper", "retract", "omentum"),
+            ("hook", "dissect", "omentum"),
+            _IDLE["grasper"],
+        ],
+        [("grasper", "retract", "gallbladder"), ("grasper", "retract", "liver")],
+    ),
+    "calot triangle dissection": (
+        2.4,
+        [
+            ("hook", "dissect", "cystic duct"),
+            ("hook", "dissect", "cystic artery"),
+            ("hook", "dissect", "gallbladder"),
+            ("bipolar", "coagulate", "cystic artery"),
+            ("grasper", "dissect", "gallbladder"),
+            _IDLE["hook"],
+        ],
+        [("grasper", "retract", "gallbladder"), ("grasper", "grasp", "gallbladder")],
+    ),
+    "clipping and cutting": (
+        1.2,
+        [
+            ("clipper", "clip", "cystic duct"),
+            ("clipper", "clip", "cystic artery"),
+            ("scissors", "cut", "cystic duct"),
+            ("scissors", "cut", "cystic artery"),
+        ],
+        [("grasper", "retract", "gallbladder")],
+    ),
+    "gallbladder dissection": (
+        2.2,
+        [
+            ("hook", "dissect", "gallbladder"),
+            ("hook", "dissect", "cystic plate"),
+            ("bipolar", "coagulate", "cystic plate"),
+            ("hook", "coagulate", "liver"),
+            _IDLE["hook"],
+        ],
+        [("grasper", "retract", "gallbladder"), ("grasper", "grasp", "gallbladder")],
+    ),
+    "gallbladder packaging": (
+        0.9,
+        [("grasper", "pack", "gallbladder"), ("grasper", "grasp", "gallbladder")],
+        [("grasper", "grasp", "specimen bag")],
+    ),
+    "cleaning and coagulation": (
+        1.1,
+        [
+            ("irrigator", "aspirate", "fluid"),
+            ("irrigator", "irrigate", "liver"),
+            ("bipolar", "coagulate", "liver"),
+            ("bipolar", "coagulate", "cystic plate"),
+            _IDLE["irrigator"],
+        ],
+        [("grasper", "retract", "liver")],
+    ),
+    "gallbladder retraction": (
+        0.8,
+        [("grasper", "grasp", "specimen bag"), ("grasper", "retract", "omentum")],
+        [("grasper", "grasp", "specimen bag")],
+    ),
+}
 
 _MOTION: dict[str, tuple[float, float]] = {
-    "dissect": (0.030, 0.9), "coagulate": (0.008, 0.5), "retract": (0.020, 0.2), "grasp": (0.012, 0.3), "clip": (0.008, 0.4),
-    "cut": (0.010, 0.8), "aspirate": (0.035, 0.3), "irrigate": (0.030, 0.4), "pack": (0.020, 0.4), "null verb": (0.050, 0.3),
-}  # fmt: skip
-"""Verb -> (amplitude as a fraction of the picture, strokes per second) of the tip's motion around the target."""
+    "dissect": (0.030, 0.9),
+    "coagulate": (0.008, 0.5),
+    "retract": (0.020, 0.2),
+    "grasp": (0.012, 0.3),
+    "clip": (0.008, 0.4),
+    "cut": (0.010, 0.8),
+    "aspirate": (0.035, 0.3),
+    "irrigate": (0.030, 0.4),
+    "pack": (0.020, 0.4),
+    "null verb": (0.050, 0.3),
+}
+"""Verb -> (amplitude as a fraction of the picture, strokes per second) of the tip's motion around the
+target.
+"""
 
 _OPENING = {
     "grasp": 0.1,
@@ -81,7 +144,9 @@ _OPENING = {
 
 
 def simulate_operation(procedure: str, *, seed: int, centre: Centre, seconds: int) -> Operation:
-    """Simulate `seconds` labelled frames (1 per second; 10 per second for prostatectomy actions) of one operation at one centre."""
+    """Simulate `seconds` labelled frames (1 per second; 10 per second for prostatectomy actions) of one
+    operation at one centre.
+    """
     rng = np.random.default_rng(seed)
     if procedure == CHOLECYSTECTOMY:
         return _simulate_cholecystectomy(rng, seed, centre, seconds)
@@ -181,10 +246,12 @@ def _simulate_cholecystectomy(rng: np.random.Generator, seed: int, centre: Centr
                         )
                     )
             effects = Effects(
-                smoke=0.35
-                if any(x.verb in ("dissect", "coagulate") and x.tool != "grasper" for x in tools)
-                and rng.random() < 0.4
-                else 0.0,
+                smoke=(
+                    0.35
+                    if any(x.verb in ("dissect", "coagulate") and x.tool != "grasper" for x in tools)
+                    and rng.random() < 0.4
+                    else 0.0
+                ),
                 blood=0.4
                 * float(phase in ("gallbladder dissection", "cleaning and coagulation"))
                 * rng.random(),
@@ -227,7 +294,14 @@ def _cholecystectomy_state(
         return start
     p = progress if rank == 1 else 1.0
     done = {k: goal[k] * min(1.0, max(0.0, (p - onset[k]) / 0.3)) for k in goal}
-    state = replace(start, fat=max(0.0, 0.85 - 1.1 * p), adhesions=start.adhesions * (1 - p), **done)
+    state = replace(
+        start,
+        fat=max(0.0, 0.85 - 1.1 * p),
+        adhesions=start.adhesions * (1 - p),
+        two_structures=done["two_structures"],
+        window=done["window"],
+        plate=done["plate"],
+    )
     if rank >= 2:
         c = progress if rank == 2 else 1.0
         state = replace(
@@ -259,7 +333,9 @@ _ACTION_CYCLE = (
 
 
 def _simulate_prostatectomy(rng: np.random.Generator, seed: int, seconds: int) -> Operation:
-    """`seconds` counts labelled frames at 10 Hz: two or three stitches, a knot, the cut, the needle's return."""
+    """`seconds` counts labelled frames at 10 Hz: two or three stitches, a knot, the cut, the needle's
+    return.
+    """
     actions: list[str] = ["other"]
     for _ in range(int(rng.integers(2, 4))):
         actions += _ACTION_CYCLE
@@ -301,7 +377,9 @@ def _driver(
 def _stitch(
     base: Prostatectomy, action: str, p: float, side: Point, stitches: int
 ) -> tuple[Prostatectomy, list[Instrument]]:
-    """Anatomy and instruments at a share `p` of an action. The needle is held near its middle by the right driver."""
+    """Anatomy and instruments at a share `p` of an action. The needle is held near its middle by the right
+    driver.
+    """
     w = base.wound
     x0 = w[0] + side[0]
     helper = _driver((w[0] - 0.24, w[1] - 0.14 + side[1]), opening=0.3, entry=_LEFT, tool="grasper")
@@ -356,23 +434,157 @@ def _stitch(
 _View = Callable[[float], GastricBypass]
 # Phase -> relative duration, (step, anatomy as a function of progress, tools and their targets) alternatives.
 _BYPASS: dict[str, tuple[float, list[tuple[str, _View, list[tuple[str, str]]]]]] = {
-    "preparation": (1.0, [("cavity exploration", lambda p: GastricBypass(), [("grasper", "right tissue")]), ("retractor placement", lambda p: GastricBypass(), [("grasper", "left tissue"), ("grasper", "right tissue")])]),
-    "gastric pouch creation": (1.6, [("horizontal stapling", lambda p: GastricBypass("stomach", staple_line=0.45 * p), [("linear stapler", "staple end"), ("grasper", "left tissue")]), ("vertical stapling", lambda p: GastricBypass("stomach", staple_line=0.45 + 0.5 * p), [("linear stapler", "staple end")])]),
-    "omentum division": (0.9, [("omental section", lambda p: GastricBypass("omentum", omentum_split=0.15 + 0.8 * p), [("energy device", "omentum"), ("grasper", "left tissue")])]),
-    "gastrojejunal anastomosis": (1.4, [("gastrojejunal stapling", lambda p: GastricBypass("gastrojejunal", enterotomy=0.5 + 0.5 * p), [("linear stapler", "focus")]), ("gastrojejunal defect closing", lambda p: GastricBypass("gastrojejunal", enterotomy=1 - p, anastomosis=p), [("needle driver", "focus"), ("grasper", "left tissue")])]),
-    "anastomosis test": (0.8, [("ink injection", lambda p: GastricBypass("gastrojejunal", anastomosis=1.0, dye=0.4 + 0.6 * p), [("grasper", "right tissue")])]),
-    "jejunal separation": (0.8, [("jejunal section", lambda p: GastricBypass("jejunum", staple_line=p), [("linear stapler", "focus"), ("grasper", "left tissue")])]),
-    "closure petersen space": (1.0, [("petersen space closing", lambda p: GastricBypass("petersen", defect=1 - 0.7 * p, sutures=int(6 * p)), [("needle driver", "focus"), ("grasper", "right tissue")])]),
-    "jejunojejunal anastomosis": (1.3, [("jejunojejunal stapling", lambda p: GastricBypass("jejunojejunal", enterotomy=0.4 + 0.6 * p), [("linear stapler", "focus")]), ("jejunojejunal defect closing", lambda p: GastricBypass("jejunojejunal", enterotomy=1 - p, anastomosis=p), [("needle driver", "focus")])]),
-    "closure mesenteric defect": (1.0, [("mesenteric defect closing", lambda p: GastricBypass("mesentery", defect=1 - 0.7 * p, sutures=int(6 * p)), [("needle driver", "focus"), ("grasper", "left tissue")])]),
-    "cleaning coagulation": (0.8, [("irrigation aspiration", lambda p: GastricBypass("overview", staple_line=1.0), [("irrigator", "focus"), ("grasper", "left tissue")])]),
-    "disassembling": (0.8, [("drainage insertion", lambda p: GastricBypass("overview", drain=True, staple_line=1.0), [("grasper", "right tissue")])]),
-    "other intervention": (0.7, [("adhesiolysis", lambda p: GastricBypass("overview"), [("scissors", "abdominal wall"), ("grasper", "abdominal wall")])]),
-}  # fmt: skip
+    "preparation": (
+        1.0,
+        [
+            ("cavity exploration", lambda p: GastricBypass(), [("grasper", "right tissue")]),
+            (
+                "retractor placement",
+                lambda p: GastricBypass(),
+                [("grasper", "left tissue"), ("grasper", "right tissue")],
+            ),
+        ],
+    ),
+    "gastric pouch creation": (
+        1.6,
+        [
+            (
+                "horizontal stapling",
+                lambda p: GastricBypass("stomach", staple_line=0.45 * p),
+                [("linear stapler", "staple end"), ("grasper", "left tissue")],
+            ),
+            (
+                "vertical stapling",
+                lambda p: GastricBypass("stomach", staple_line=0.45 + 0.5 * p),
+                [("linear stapler", "staple end")],
+            ),
+        ],
+    ),
+    "omentum division": (
+        0.9,
+        [
+            (
+                "omental section",
+                lambda p: GastricBypass("omentum", omentum_split=0.15 + 0.8 * p),
+                [("energy device", "omentum"), ("grasper", "left tissue")],
+            )
+        ],
+    ),
+    "gastrojejunal anastomosis": (
+        1.4,
+        [
+            (
+                "gastrojejunal stapling",
+                lambda p: GastricBypass("gastrojejunal", enterotomy=0.5 + 0.5 * p),
+                [("linear stapler", "focus")],
+            ),
+            (
+                "gastrojejunal defect closing",
+                lambda p: GastricBypass("gastrojejunal", enterotomy=1 - p, anastomosis=p),
+                [("needle driver", "focus"), ("grasper", "left tissue")],
+            ),
+        ],
+    ),
+    "anastomosis test": (
+        0.8,
+        [
+            (
+                "ink injection",
+                lambda p: GastricBypass("gastrojejunal", anastomosis=1.0, dye=0.4 + 0.6 * p),
+                [("grasper", "right tissue")],
+            )
+        ],
+    ),
+    "jejunal separation": (
+        0.8,
+        [
+            (
+                "jejunal section",
+                lambda p: GastricBypass("jejunum", staple_line=p),
+                [("linear stapler", "focus"), ("grasper", "left tissue")],
+            )
+        ],
+    ),
+    "closure petersen space": (
+        1.0,
+        [
+            (
+                "petersen space closing",
+                lambda p: GastricBypass("petersen", defect=1 - 0.7 * p, sutures=int(6 * p)),
+                [("needle driver", "focus"), ("grasper", "right tissue")],
+            )
+        ],
+    ),
+    "jejunojejunal anastomosis": (
+        1.3,
+        [
+            (
+                "jejunojejunal stapling",
+                lambda p: GastricBypass("jejunojejunal", enterotomy=0.4 + 0.6 * p),
+                [("linear stapler", "focus")],
+            ),
+            (
+                "jejunojejunal defect closing",
+                lambda p: GastricBypass("jejunojejunal", enterotomy=1 - p, anastomosis=p),
+                [("needle driver", "focus")],
+            ),
+        ],
+    ),
+    "closure mesenteric defect": (
+        1.0,
+        [
+            (
+                "mesenteric defect closing",
+                lambda p: GastricBypass("mesentery", defect=1 - 0.7 * p, sutures=int(6 * p)),
+                [("needle driver", "focus"), ("grasper", "left tissue")],
+            )
+        ],
+    ),
+    "cleaning coagulation": (
+        0.8,
+        [
+            (
+                "irrigation aspiration",
+                lambda p: GastricBypass("overview", staple_line=1.0),
+                [("irrigator", "focus"), ("grasper", "left tissue")],
+            )
+        ],
+    ),
+    "disassembling": (
+        0.8,
+        [
+            (
+                "drainage insertion",
+                lambda p: GastricBypass("overview", drain=True, staple_line=1.0),
+                [("grasper", "right tissue")],
+            )
+        ],
+    ),
+    "other intervention": (
+        0.7,
+        [
+            (
+                "adhesiolysis",
+                lambda p: GastricBypass("overview"),
+                [("scissors", "abdominal wall"), ("grasper", "abdominal wall")],
+            )
+        ],
+    ),
+}
 _BYPASS_ORDER = (
-    "preparation", "other intervention", "gastric pouch creation", "omentum division", "gastrojejunal anastomosis", "anastomosis test", "jejunal separation",
-    "jejunojejunal anastomosis", "closure mesenteric defect", "closure petersen space", "cleaning coagulation", "disassembling",
-)  # fmt: skip
+    "preparation",
+    "other intervention",
+    "gastric pouch creation",
+    "omentum division",
+    "gastrojejunal anastomosis",
+    "anastomosis test",
+    "jejunal separation",
+    "jejunojejunal anastomosis",
+    "closure mesenteric defect",
+    "closure petersen space",
+    "cleaning coagulation",
+    "disassembling",
+)
 
 
 def _simulate_bypass(rng: np.random.Generator, seed: int, seconds: int) -> Operation:

@@ -21,8 +21,9 @@ MIN_PIXELS = 60
 
 @dataclass(frozen=True)
 class Rendered:
-    """`image` uint8 (height, width, 3). `instrument_boxes`: one per instrument of the scene, None if its working end is not visible.
-    `tissue_boxes`: visible tissues (and the specimen bag) by name. Boxes are x1, y1, x2, y2 in pixels."""
+    """`image` uint8 (height, width, 3). `instrument_boxes`: one per instrument of the scene, None if its
+    working end is not visible. `tissue_boxes`: visible tissues (and the specimen bag) by name. Boxes are x1,
+    y1, x2, y2 in pixels."""
 
     image: NDArray[np.uint8]
     instrument_boxes: tuple[Box | None, ...]

@@ -1,7 +1,7 @@
 """The scene graph of a simulated operation: what is true at one moment, before anyone draws it.
 
-Coordinates are fractions of the picture (x right, y down, both 0-1), so that one scene can be drawn by any centre at any
-resolution. Names are canonical ontology names (lower case, spaces).
+Coordinates are fractions of the picture (x right, y down, both 0-1), so that one scene can be drawn by any
+centre at any resolution. Names are canonical ontology names (lower case, spaces).
 """
 
 from dataclasses import dataclass, field
@@ -29,9 +29,10 @@ class Instrument:
 class Cholecystectomy:
     """Anatomy of the right upper abdomen as the operation changes it. Fractions are 0-1.
 
-    `fat` covers Calot's triangle until dissected; `window` (C2) is how far the hepatocystic triangle is cleared; `two_structures`
-    (C1) how clearly duct and artery stand alone; `plate` (C3) how much of the cystic plate (lower third of the liver bed) is bare;
-    `detachment` how far the gallbladder is off the liver; `bag`: "none", "open", "closed" (gallbladder inside).
+    `fat` covers Calot's triangle until dissected; `window` (C2) is how far the hepatocystic triangle is
+    cleared; `two_structures` (C1) how clearly duct and artery stand alone; `plate` (C3) how much of the
+    cystic plate (lower third of the liver bed) is bare; `detachment` how far the gallbladder is off the
+    liver; `bag`: "none", "open", "closed" (gallbladder inside).
     """
 
     fundus: Point = (0.42, 0.25)
@@ -54,9 +55,9 @@ class Cholecystectomy:
 class Prostatectomy:
     """The dorsal venous complex being sutured (robot-assisted radical prostatectomy).
 
-    `needle` is its centre, `needle_angle` in radians, `needle_in_tissue` the share of the arc inside tissue, `needle_emerged` whether
-    the tip has come out on the far side, `thread_tension` 0 slack - 1 taut, `thread_cut` true once the suture ends are short,
-    `loops` the throws of the knot being tied.
+    `needle` is its centre, `needle_angle` in radians, `needle_in_tissue` the share of the arc inside tissue,
+    `needle_emerged` whether the tip has come out on the far side, `thread_tension` 0 slack - 1 taut,
+    `thread_cut` true once the suture ends are short, `loops` the throws of the knot being tied.
     """
 
     wound: Point = (0.5, 0.55)
@@ -75,10 +76,11 @@ class Prostatectomy:
 class GastricBypass:
     """Upper abdomen during Roux-en-Y gastric bypass. Fractions are 0-1.
 
-    `view` is which organs fill the field: "overview", "stomach", "omentum", "jejunum", "gastrojejunal", "jejunojejunal", "petersen",
-    "mesentery". `staple_line` how far a staple line runs; `enterotomy` how far bowel or pouch is opened; `anastomosis` how far two
-    lumens are joined; `defect` how open the mesenteric or Petersen defect is; `omentum_split` how far the omentum is divided; `dye` the
-    methylene-blue leak test; `drain` a silicone drain in view.
+    `view` is which organs fill the field: "overview", "stomach", "omentum", "jejunum", "gastrojejunal",
+    "jejunojejunal", "petersen", "mesentery". `staple_line` how far a staple line runs; `enterotomy` how far
+    bowel or pouch is opened; `anastomosis` how far two lumens are joined; `defect` how open the mesenteric or
+    Petersen defect is; `omentum_split` how far the omentum is divided; `dye` the methylene-blue leak test;
+    `drain` a silicone drain in view.
     """
 
     view: str = "overview"
@@ -109,8 +111,9 @@ class Effects:
 class Scene:
     """One moment of an operation with its complete truth.
 
-    `seconds` from the start of the recording; `seed` fixes textures so that frames of one operation look alike;
-    `phase`, `step`, `action` are canonical names ("" where the procedure has none); `cvs` is (C1, C2, C3) or None.
+    `seconds` from the start of the recording; `seed` fixes textures so that frames of one operation look
+    alike; `phase`, `step`, `action` are canonical names ("" where the procedure has none); `cvs` is (C1, C2,
+    C3) or None.
     """
 
     procedure: str
@@ -129,10 +132,11 @@ class Scene:
 class Centre:
     """How one hospital's pictures and habits differ. Names of simulated centres start with "sim-".
 
-    `temperature` shifts colour (-1 cold/blue … +1 warm/amber), `illumination` multiplies brightness, `vignette` is the radius of the round
-    endoscope image as a fraction of the picture's half diagonal (>= 1.2: none), `roll` turns the camera (radians), `zoom` > 1 is closer,
-    `noise` sensor noise (0-1), `mirrored` swaps port sides, `size` (width, height) in pixels, `shaft` the colour of
-    instrument shafts (RGB), `jpeg` the quality of stored frames where the layout stores JPEG. `tempo` scales durations;
+    `temperature` shifts colour (-1 cold/blue … +1 warm/amber), `illumination` multiplies brightness,
+    `vignette` is the radius of the round endoscope image as a fraction of the picture's half diagonal (>=
+    1.2: none), `roll` turns the camera (radians), `zoom` > 1 is closer, `noise` sensor noise (0-1),
+    `mirrored` swaps port sides, `size` (width, height) in pixels, `shaft` the colour of instrument shafts
+    (RGB), `jpeg` the quality of stored frames where the layout stores JPEG. `tempo` scales durations;
     `habits` are named weights the scheduler reads (tool choice, phase order).
     """
 

@@ -14,14 +14,17 @@ def soft_noise(seed: int, width: int, height: int, cells: int) -> Float:
     rng = np.random.default_rng(seed)
     rows = max(2, round(cells * height / width))
     grid = Image.fromarray((rng.random((rows, cells)) * 255).astype(np.uint8))
-    return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    smooth = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
+    return smooth / np.float32(255)
 
 
 @lru_cache(maxsize=96)
 def surface(
     seed: int, width: int, height: int, base: tuple[int, int, int], rough: float, veins: float
 ) -> NDArray[np.uint8]:
-    """A tissue surface, uint8 (height, width, 3): `base` colour, `rough` brightness variation, `veins` strength of red lines."""
+    """A tissue surface, uint8 (height, width, 3): `base` colour, `rough` brightness variation, `veins`
+    strength of red lines.
+    """
     shade = 0.6 * soft_noise(seed, width, height, 6) + 0.4 * soft_noise(seed + 1, width, height, 28) - 0.5
     picture = np.asarray(base, np.float32)[None, None] * (1 + rough * shade[..., None])
     if veins:

@@ -34,7 +34,9 @@ class SimulationError(SurgR1Error):
 
 
 class Tree(BaseModel):
-    """One simulated dataset. Video numbers follow the official splits of the real one; `seconds` is the length of each operation."""
+    """One simulated dataset. Video numbers follow the official splits of the real one; `seconds` is the
+    length of each operation.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,8 +81,8 @@ _CHOLEC_TRAIN = (1, 2, 4, 5, 13, 15, 18, 22, 23, 25, 26, 27)
 
 
 def default_plan(size: Literal["smoke", "demo"]) -> SimPlan:
-    """The two built-in sizes. Training videos shared by Cholec80 and CholecT50 are in both official training splits, test videos in both
-    test splits, so that the leakage guard has nothing to object to."""
+    """The two built-in sizes. Training videos shared by Cholec80 and CholecT50 are in both official training
+    splits, test videos in both test splits, so that the leakage guard has nothing to object to."""
     small = size == "smoke"
 
     def take(numbers: tuple[int, ...], smoke: int) -> tuple[int, ...]:
@@ -90,21 +92,51 @@ def default_plan(size: Literal["smoke", "demo"]) -> SimPlan:
     length = 14 if small else 40
     return SimPlan(
         trees=(
-            Tree(dataset="sim-cholec80", centre="sim-strasbourg-public", seconds=length, train=take(_CHOLEC_TRAIN, 2), test=take((41, 42, 51, 73, 74, 80), 2)),
-            Tree(dataset="sim-cholect50", centre="sim-strasbourg-public", seconds=length, train=take(_CHOLEC_TRAIN, 2), val=take((8, 12), 0),
-                 test=take((42, 51, 73, 74, 80, 111), 2)),
-            Tree(dataset="sim-endoscapes", centre="sim-london-public", seconds=length * 3, train=take((11, 12, 13, 14, 15, 16, 17, 18, 19, 20), 2),
-                 val=take((122, 123), 1), test=take((162, 163, 164, 165, 166, 167), 2)),
-            Tree(dataset="sim-sar-rarp50", centre="sim-london-public", seconds=length + 20, train=take((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 2), test=take((41, 42, 43, 44, 45, 46), 2)),
-            Tree(dataset="sim-multibypass140", centre="sim-bern-public", seconds=length + 14, train=take((1, 6, 8, 10, 14, 18, 20, 21, 23, 24), 2), val=take((3, 12), 1),
-                 test=take((2, 4, 7, 15, 16, 17), 2)),
+            Tree(
+                dataset="sim-cholec80",
+                centre="sim-strasbourg-public",
+                seconds=length,
+                train=take(_CHOLEC_TRAIN, 2),
+                test=take((41, 42, 51, 73, 74, 80), 2),
+            ),
+            Tree(
+                dataset="sim-cholect50",
+                centre="sim-strasbourg-public",
+                seconds=length,
+                train=take(_CHOLEC_TRAIN, 2),
+                val=take((8, 12), 0),
+                test=take((42, 51, 73, 74, 80, 111), 2),
+            ),
+            Tree(
+                dataset="sim-endoscapes",
+                centre="sim-london-public",
+                seconds=length * 3,
+                train=take((11, 12, 13, 14, 15, 16, 17, 18, 19, 20), 2),
+                val=take((122, 123), 1),
+                test=take((162, 163, 164, 165, 166, 167), 2),
+            ),
+            Tree(
+                dataset="sim-sar-rarp50",
+                centre="sim-london-public",
+                seconds=length + 20,
+                train=take((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), 2),
+                test=take((41, 42, 43, 44, 45, 46), 2),
+            ),
+            Tree(
+                dataset="sim-multibypass140",
+                centre="sim-bern-public",
+                seconds=length + 14,
+                train=take((1, 6, 8, 10, 14, 18, 20, 21, 23, 24), 2),
+                val=take((3, 12), 1),
+                test=take((2, 4, 7, 15, 16, 17), 2),
+            ),
             Tree(dataset="sim-west-china", centre="sim-west-china", seconds=length * 2, **external),
             Tree(dataset="sim-nanfang", centre="sim-nanfang", seconds=length * 2, **external),
             Tree(dataset="sim-renji", centre="sim-renji", seconds=length, **external),
             Tree(dataset="sim-strasbourg", centre="sim-strasbourg", seconds=length, **external),
             Tree(dataset="sim-cuhk", centre="sim-cuhk", seconds=length + 20, **external),
         )
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -146,7 +178,9 @@ def _write_one(root: Path, state: Path, tree: Tree, number: int, plan_seed: int)
 def simulate(
     out: Path, plan: SimPlan, *, workers: int = 2, progress: Callable[[int, int], None] | None = None
 ) -> SimReport:
-    """Write every tree of the plan under `out`/<dataset>. Finished videos are kept if the plan is the same, else everything is redone."""
+    """Write every tree of the plan under `out`/<dataset>. Finished videos are kept if the plan is the same,
+    else everything is redone.
+    """
     start = time.monotonic()
     marker, states = out / ".plan.json", out / ".state"
     if marker.is_file() and marker.read_text(encoding="utf-8") != plan.model_dump_json():

@@ -1,7 +1,8 @@
-"""Simulated operations as native trees: byte layouts as the real releases have them (reference datasets-a.md, datasets-b.md).
+"""Simulated operations as native trees: byte layouts as the real releases have them (reference datasets-a.md,
+datasets-b.md).
 
-A video is written by `write_video`, which returns what the tree-wide label files need; `finish_tree` writes those. Labels hold only what the
-renderer shows.
+A video is written by `write_video`, which returns what the tree-wide label files need; `finish_tree` writes
+those. Labels hold only what the renderer shows.
 """
 
 import csv
@@ -25,7 +26,9 @@ Split = Mapping[str, tuple[int, ...]]
 """Role (train, val, test) -> video numbers, for layouts whose tree states its split."""
 
 _ENDOSCAPES_RATERS = (0.4, 0.5, 0.6)
-"""Three raters see a criterion met at these degrees; their majority is the simulator's own threshold of 0.5."""
+"""Three raters see a criterion met at these degrees; their majority is the simulator's own threshold of
+0.5.
+"""
 
 
 def _frames(
@@ -52,7 +55,9 @@ def _save(drawn: Rendered, path: Path, quality: int | None = None) -> None:
 def cholec80_video(
     root: Path, number: int, operation: Operation, centre: Centre, split: Split
 ) -> dict[str, Any]:
-    """`frames/videoNN/videoNN_KKKKKK.png` (1-based, 1 fps), phase rows at 25 fps, tool rows every 25th (datasets-a.md 1.1, 1.2)."""
+    """`frames/videoNN/videoNN_KKKKKK.png` (1-based, 1 fps), phase rows at 25 fps, tool rows every 25th
+    (datasets-a.md 1.1, 1.2).
+    """
     name = f"video{number:02d}"
     tools, phases = vocabulary("cholec80", "tool"), vocabulary("cholec80", "phase")
     tool_rows = ["Frame\t" + "\t".join(tools.native)]
@@ -77,7 +82,8 @@ def cholec80_video(
 def cholect50_video(
     root: Path, number: int, operation: Operation, centre: Centre, split: Split
 ) -> dict[str, Any]:
-    """`videos/VIDNN/KKKKKK.png` (0-based, 1 fps) and `labels/VIDNN.json` with 15-element vectors (datasets-a.md 3.1, 3.2).
+    """`videos/VIDNN/KKKKKK.png` (0-based, 1 fps) and `labels/VIDNN.json` with 15-element vectors
+    (datasets-a.md 3.1, 3.2).
 
     Like the challenge-validation clips, and unlike the full release, instrument boxes are given.
     """
@@ -117,14 +123,19 @@ def cholect50_video(
         for kind, v in words.items()
     }
     body = {
-        "info": {"dataset": "sim-cholect50", "description": NOTICE.strip(), "version": 2.0, "bbox format": "[x1,y1,bw,bh] == [top_left_x, top_left_y, box_width, box_height]"},
+        "info": {
+            "dataset": "sim-cholect50",
+            "description": NOTICE.strip(),
+            "version": 2.0,
+            "bbox format": "[x1,y1,bw,bh] == [top_left_x, top_left_y, box_width, box_height]",
+        },
         "licenses": {"id": 1, "name": "Apache-2.0"},
         "categories": categories,
         "video": number,
         "fps": 1,
         "num_frames": len(operation.scenes),
         "annotations": annotations,
-    }  # fmt: skip
+    }
     path = root / "labels" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body), encoding="utf-8")
@@ -134,7 +145,9 @@ def cholect50_video(
 def endoscapes_video(
     root: Path, number: int, operation: Operation, centre: Centre, split: Split
 ) -> dict[str, Any]:
-    """`<split>/<vid>_<25-fps frame>.jpg`; the COCO records go back to `finish_tree` (datasets-a.md 4.1, 4.2)."""
+    """`<split>/<vid>_<25-fps frame>.jpg`; the COCO records go back to `finish_tree` (datasets-a.md 4.1,
+    4.2).
+    """
     role = next(r for r, numbers in split.items() if number in numbers)
     ids = vocabulary("endoscapes", "tissue").ids
     images, annotations = [], []
@@ -150,8 +163,20 @@ def endoscapes_video(
         raters = [[float(d >= t) for d in degrees] for t in _ENDOSCAPES_RATERS]
         ds = [round(sum(r[c] for r in raters) / 3, 3) for c in range(3)]
         image_id = number * 1_000_000 + frame
-        images.append({"file_name": file_name, "height": drawn.image.shape[0], "width": drawn.image.shape[1], "id": image_id, "video_id": number, "frame_id": None,
-                       "ds": ds, "is_ds_keyframe": True, "is_det_keyframe": True, "raters": raters})  # fmt: skip
+        images.append(
+            {
+                "file_name": file_name,
+                "height": drawn.image.shape[0],
+                "width": drawn.image.shape[1],
+                "id": image_id,
+                "video_id": number,
+                "frame_id": None,
+                "ds": ds,
+                "is_ds_keyframe": True,
+                "is_det_keyframe": True,
+                "raters": raters,
+            }
+        )
         boxes = [(ids[n], b) for n, b in drawn.tissue_boxes.items() if n in ids] + [(6, b) for _, b in seen]
         for category, (x1, y1, x2, y2) in boxes:
             box = [x1, y1, x2 - x1, y2 - y1]
@@ -172,7 +197,7 @@ def _finish_endoscapes(root: Path, videos: Mapping[int, dict[str, Any]], split: 
     categories = [{"id": i, "name": words.to_native(n)} for n, i in words.ids.items()] + [
         {"id": 6, "name": "tool"}
     ]
-    metadata = [
+    metadata: list[list[Any]] = [
         [
             "vid",
             "frame",
@@ -232,9 +257,11 @@ def _finish_endoscapes(root: Path, videos: Mapping[int, dict[str, Any]], split: 
 def sar_rarp50_video(
     root: Path, number: int, operation: Operation, centre: Centre, split: Split
 ) -> dict[str, Any]:
-    """`video_NN/rgb/<60-fps frame>.png` every 6th frame, `action_discrete.txt`, `action_continuous.txt` (datasets-b.md 1.1, 1.2).
+    """`video_NN/rgb/<60-fps frame>.png` every 6th frame, `action_discrete.txt`, `action_continuous.txt`
+    (datasets-b.md 1.1, 1.2).
 
-    The frames are as the challenge's toolkit unpacks them; neither the video file nor segmentation is written.
+    The frames are as the challenge's toolkit unpacks them; neither the video file nor segmentation is
+    written.
     """
     folder = root / f"video_{number:02d}"
     ids = vocabulary("sar-rarp50", "action").ids
@@ -257,7 +284,9 @@ def sar_rarp50_video(
 def multibypass140_video(
     root: Path, number: int, operation: Operation, centre: Centre, split: Split
 ) -> dict[str, Any]:
-    """`BernBypass70/frames/BBPNN/BBPNN_KKKKKKKK.jpg` (1-based, 1 fps) and `BBPNN.mp4.json` in milliseconds (datasets-a.md 5.1, 5.2)."""
+    """`BernBypass70/frames/BBPNN/BBPNN_KKKKKKKK.jpg` (1-based, 1 fps) and `BBPNN.mp4.json` in milliseconds
+    (datasets-a.md 5.1, 5.2).
+    """
     name = f"BBP{number:02d}"
     rows = []
     for index, scene, drawn, _ in _frames(operation, centre):

@@ -1,9 +1,10 @@
-"""One training conversation: a picture on its final grid, a prompt, the completion to learn, and where it came from."""
+"""One training conversation: a picture on its final grid, a prompt, the completion to learn, and where it
+came from.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +22,8 @@ class ConversationError(SurgR1Error):
 
 @dataclass(frozen=True)
 class Conversation:
-    """`image` is the path of the prepared picture; `answer` the label, boxes in its pixels; `source` the teacher or "model/iteration";
-    `checks` the validator's findings by name."""
+    """`image` is the path of the prepared picture; `answer` the label, boxes in its pixels; `source` the
+    teacher or "model/iteration"; `checks` the validator's findings by name."""
 
     sample_id: str
     dataset: str
@@ -65,9 +66,21 @@ def _conversation(
     sample: Sample, image: PreparedImage, prompt: str, completion: str, source: str, checks: dict[str, bool]
 ) -> Conversation:
     return Conversation(
-        sample.sample_id, sample.dataset, sample.video, str(sample.task), prompt, completion, str(image.path), image.width, image.height, source,
-        prepared_answer(sample, image), sample.policy, sample.options, checks,
-    )  # fmt: skip
+        sample.sample_id,
+        sample.dataset,
+        sample.video,
+        str(sample.task),
+        prompt,
+        completion,
+        str(image.path),
+        image.width,
+        image.height,
+        source,
+        prepared_answer(sample, image),
+        sample.policy,
+        sample.options,
+        checks,
+    )
 
 
 def vqa_conversation(sample: Sample, image: PreparedImage) -> Conversation:

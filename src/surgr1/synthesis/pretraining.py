@@ -1,8 +1,9 @@
 """The nano base's stand-in for pre-training: frames described in words, and sentences to repeat.
 
-A real Qwen2.5-VL brings two things that a random model lacks: it can name what it sees, and it knows the words. Descriptions teach the first;
-repeating sentences (tags, questions, names, numbers) beside a tiny unrelated picture teaches the second without tying any word to any image.
-Neither shows a question with its answer.
+A real Qwen2.5-VL brings two things that a random model lacks: it can name what it sees, and it knows the
+words. Descriptions teach the first; repeating sentences (tags, questions, names, numbers) beside a tiny
+unrelated picture teaches the second without tying any word to any image. Neither shows a question with its
+answer.
 """
 
 import re
@@ -28,7 +29,9 @@ def descriptions(samples: Iterable[Sample], images: Mapping[str, PreparedImage])
 def echoes(
     samples: Iterable[Sample], images: Mapping[str, PreparedImage], cache: Path, limit: int
 ) -> Iterator[Conversation]:
-    """At most `limit` distinct sentences of questions, traces and answers, each beside another frame shrunk to a few tokens."""
+    """At most `limit` distinct sentences of questions, traces and answers, each beside another frame shrunk
+    to a few tokens.
+    """
     samples = list(samples)
     teacher = OfflineTeacher()
     sentences: dict[str, None] = {}
@@ -47,6 +50,16 @@ def _conversation(
     sample: Sample, image: PreparedImage, prompt: str, completion: str, source: str
 ) -> Conversation:
     return Conversation(
-        sample.sample_id, sample.dataset, sample.video, "pretraining", prompt, completion, str(image.path), image.width, image.height, source, completion,
+        sample.sample_id,
+        sample.dataset,
+        sample.video,
+        "pretraining",
+        prompt,
+        completion,
+        str(image.path),
+        image.width,
+        image.height,
+        source,
+        completion,
         sample.policy,
-    )  # fmt: skip
+    )

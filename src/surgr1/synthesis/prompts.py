@@ -1,4 +1,6 @@
-"""What a teacher model is told (paper, Methods, "Surgery-Aware CoT Synthesis"): knowledge as reference, observation first, label as implicit target."""
+"""What a teacher model is told (paper, Methods, "Surgery-Aware CoT Synthesis"): knowledge as reference,
+observation first, label as implicit target.
+"""
 
 from surgr1.corpora.schema import Sample
 from surgr1.ontology.procedures import load_procedure
@@ -7,7 +9,9 @@ VERSION = "1"
 
 
 def teacher_prompt(sample: Sample, answer: str) -> str:
-    """The whole instruction for one sample. `answer` is the label with boxes in pixels of the picture that is sent."""
+    """The whole instruction for one sample. `answer` is the label with boxes in pixels of the picture that is
+    sent.
+    """
     procedure = load_procedure(sample.procedure)
     looks = "\n".join(
         f"- {e.name}: {e.color}, {e.shape}, {e.texture}" for e in (*procedure.tools, *procedure.tissues)
@@ -27,7 +31,10 @@ def teacher_prompt(sample: Sample, answer: str) -> str:
             looks,
             acts,
             criteria,
-            "Describe only what is visible, then reason forward from it to the answer. Never mention that an answer was given to you, never",
+            (
+                "Describe only what is visible, then reason forward from it to the answer. Never mention that"
+                " an answer was given to you, never"
+            ),
             "argue backwards from it, and do not state it before the last level.",
             f"Your reasoning must arrive at: {answer}",
             f"Write exactly these levels and stop at Level {sample.level}:",

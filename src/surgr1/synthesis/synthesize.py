@@ -1,4 +1,6 @@
-"""Samples to validated conversations through a teacher: resumable, rejected traces kept with their reasons."""
+"""Samples to validated conversations through a teacher: resumable, rejected traces kept with their
+reasons.
+"""
 
 import json
 from collections import Counter
@@ -51,7 +53,8 @@ def synthesize(
     max_attempts: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> SynthesisReport:
-    """Ask the teacher for every sample, validate, retry rejected ones. Files in `out`: `accepted.parquet`, `rejected.jsonl`, `work.jsonl`.
+    """Ask the teacher for every sample, validate, retry rejected ones. Files in `out`: `accepted.parquet`,
+    `rejected.jsonl`, `work.jsonl`.
 
     `work.jsonl` is appended to as decisions fall, so that a killed synthesis asks only for what is undecided.
     """
@@ -116,7 +119,9 @@ def _decide(sample: Sample, image: PreparedImage, trace: Trace | None, reason: s
 
 
 def check_conversations(path: Path) -> dict[str, Any]:
-    """Counts of a conversation file: per check passed and failed, per dataset and source, with up to three failing examples."""
+    """Counts of a conversation file: per check passed and failed, per dataset and source, with up to three
+    failing examples.
+    """
     checks: dict[str, Counter[str]] = {}
     composition: dict[str, Counter[str]] = {}
     failing: list[dict[str, Any]] = []

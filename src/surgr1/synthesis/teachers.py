@@ -1,4 +1,6 @@
-"""Who writes traces: an offline teacher from labels and the procedure's knowledge, or a vision-language model behind an engine."""
+"""Who writes traces: an offline teacher from labels and the procedure's knowledge, or a vision-language model
+behind an engine.
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,15 +40,26 @@ class _Voice:
         return wordings[self._digest[self._at] % len(wordings)]
 
 
-_ORDINAL = {"grasp": "grasps", "retract": "retracts", "dissect": "dissects", "coagulate": "coagulates", "clip": "clips", "cut": "cuts",
-            "aspirate": "aspirates", "irrigate": "irrigates", "pack": "packs"}  # fmt: skip
+_ORDINAL = {
+    "grasp": "grasps",
+    "retract": "retracts",
+    "dissect": "dissects",
+    "coagulate": "coagulates",
+    "clip": "clips",
+    "cut": "cuts",
+    "aspirate": "aspirates",
+    "irrigate": "irrigates",
+    "pack": "packs",
+}
 
 
 class OfflineTeacher:
-    """Forward reasoning from labels: what is seen, what it does, what that means. Says nothing the labels or the label's own cues do not support.
+    """Forward reasoning from labels: what is seen, what it does, what that means. Says nothing the labels or
+    the label's own cues do not support.
 
-    It cannot see the picture. Where a dataset labels only the phase or the action, Level 1 and 2 hold the ontology's visual cues of that
-    label: a description of what such a frame shows, not of this frame. `name` says so in every conversation.
+    It cannot see the picture. Where a dataset labels only the phase or the action, Level 1 and 2 hold the
+    ontology's visual cues of that label: a description of what such a frame shows, not of this frame. `name`
+    says so in every conversation.
     """
 
     name = "offline-labels-v1"
@@ -67,7 +80,9 @@ class OfflineTeacher:
 
 
 def describe(sample: Sample) -> str:
-    """Everything the labels of the sample's frame support, as one plain description: what a pretrained model would already be able to say."""
+    """Everything the labels of the sample's frame support, as one plain description: what a pretrained model
+    would already be able to say.
+    """
     labels, procedure = sample.labels, load_procedure(sample.procedure)
     voice = _Voice(f"describe|{sample.dataset}|{sample.video}|{sample.frame}")
     parts = []
@@ -156,7 +171,11 @@ def _write(sample: Sample, procedure: Procedure, voice: _Voice) -> tuple[str, st
         box = next(b for b in labels.boxes or () if b.name == sample.focus)
         where = quadrant(box.xyxy, sample.width, sample.height)
         return (
-            f"The {sample.focus} is {_entity(procedure, sample.focus, voice).partition(' with ')[2] or 'visible'}, at the {where}.",
+            (
+                f"The {sample.focus} is"
+                f" {_entity(procedure, sample.focus, voice).partition(' with ')[2] or 'visible'}, at the"
+                f" {where}."
+            ),
             "",
             "",
         )
@@ -187,7 +206,9 @@ def _write(sample: Sample, procedure: Procedure, voice: _Voice) -> tuple[str, st
 
 
 class ApiTeacher:
-    """A vision-language model behind an engine, asked under the paper's surgery-wise constraints (Methods, "Surgery-Aware CoT Synthesis")."""
+    """A vision-language model behind an engine, asked under the paper's surgery-wise constraints (Methods,
+    "Surgery-Aware CoT Synthesis").
+    """
 
     def __init__(self, engine: Engine, *, max_new_tokens: int = 1024, temperature: float = 0.7) -> None:
         self._engine = engine

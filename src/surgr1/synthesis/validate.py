@@ -1,4 +1,6 @@
-"""The gate every trace passes, a teacher's or the model's own: form, answer and entities must agree with the sample's labels."""
+"""The gate every trace passes, a teacher's or the model's own: form, answer and entities must agree with the
+sample's labels.
+"""
 
 from surgr1.corpora.grid import PreparedImage
 from surgr1.corpora.schema import Sample
@@ -13,7 +15,9 @@ BOX_IOU = 0.5
 
 
 def is_right(prediction: str | None, label: str, spec: AnswerSpec) -> bool:
-    """Whether a canonical answer equals the label; for boxes, overlaps it by `BOX_IOU`. Both in the same pixels."""
+    """Whether a canonical answer equals the label; for boxes, overlaps it by `BOX_IOU`. Both in the same
+    pixels.
+    """
     if prediction is None:
         return False
     if spec.kind == "box":

@@ -1,4 +1,6 @@
-"""Conversations as model inputs: completion-only labels, pictures decoded once and kept as bytes, patches made per batch."""
+"""Conversations as model inputs: completion-only labels, pictures decoded once and kept as bytes, patches
+made per batch.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +18,12 @@ class TokenError(SurgR1Error):
 
 
 class TokenizedConversations:
-    """A map-style dataset: each item has `input_ids`, `labels` (-100 on everything but the completion) and the picture (uint8 (3, h, w)).
+    """A map-style dataset: each item has `input_ids`, `labels` (-100 on everything but the completion) and
+    the picture (uint8 (3, h, w)).
 
-    The picture must already be on its grid: then the number of image tokens is width * height / 28² and the processor resizes nothing.
-    Raises TokenError naming the sample otherwise, or when a sequence is longer than `max_length`.
+    The picture must already be on its grid: then the number of image tokens is width * height / 28² and the
+    processor resizes nothing. Raises TokenError naming the sample otherwise, or when a sequence is longer
+    than `max_length`.
     """
 
     def __init__(self, conversations: Sequence[Conversation], processor: Any, *, max_length: int) -> None:
@@ -32,7 +36,8 @@ class TokenizedConversations:
         for c in conversations:
             if c.width % FACTOR or c.height % FACTOR:
                 raise TokenError(
-                    f"sample {c.sample_id}: picture {c.image} is {c.width} x {c.height}, not on the 28-pixel grid; prepare it first"
+                    f"sample {c.sample_id}: picture {c.image} is {c.width} x {c.height}, not on the 28-pixel"
+                    " grid; prepare it first"
                 )
             text = processor.apply_chat_template(
                 user_messages(c.prompt), add_generation_prompt=True, tokenize=False
@@ -43,7 +48,8 @@ class TokenizedConversations:
             completion = [*tokenizer(c.completion, add_special_tokens=False)["input_ids"], end]
             if len(prompt) + len(completion) > max_length:
                 raise TokenError(
-                    f"sample {c.sample_id}: {len(prompt) + len(completion)} tokens are over max_length {max_length}"
+                    f"sample {c.sample_id}: {len(prompt) + len(completion)} tokens are over max_length"
+                    f" {max_length}"
                 )
             self._rows.append((prompt + completion, [IGNORE] * len(prompt) + completion, c.image))
             self.lengths.append(len(prompt) + len(completion))
@@ -63,8 +69,8 @@ class TokenizedConversations:
 
 
 class Collator:
-    """Left-pads a batch and makes its patches. Result: input_ids, attention_mask, labels, mm_token_type_ids (B, T), pixel_values (patches,
-    1176), image_grid_thw (B, 3)."""
+    """Left-pads a batch and makes its patches. Result: input_ids, attention_mask, labels, mm_token_type_ids
+    (B, T), pixel_values (patches, 1176), image_grid_thw (B, 3)."""
 
     def __init__(self, processor: Any) -> None:
         self._pad = processor.tokenizer.pad_token_id

@@ -1,8 +1,9 @@
 """Stage 3: GRPO (Eqs. 2-7) as a thin subclass of TRL's trainer. The only module that imports TRL.
 
-What is ours: the entropy weight w_t through TRL's own hook (`get_high_entropy_mask` may return floats, which multiply the token losses),
-Eq. 3's advantages, the schedule of the reward weights, and the log. Loss type "luspo" at token level is the sum over tokens and mean over
-completions of Eq. 7; on-policy (one iteration) the clipped ratio is 1 and its gradient that of A * log pi.
+What is ours: the entropy weight w_t through TRL's own hook (`get_high_entropy_mask` may return floats, which
+multiply the token losses), Eq. 3's advantages, the schedule of the reward weights, and the log. Loss type
+"luspo" at token level is the sum over tokens and mean over completions of Eq. 7; on-policy (one iteration)
+the clipped ratio is 1 and its gradient that of A * log pi.
 """
 
 import json
@@ -22,8 +23,9 @@ from surgr1.training.sft import Progress, TrainingError, TrainResult, last_check
 
 
 class GRPOStage(BaseModel):
-    """Hyperparameters. `scale_rewards` defaults to "batch": "group" is Eq. 3 to the letter, but voids the lambdas in groups whose answers
-    are all wrong (one broken format there earns an advantage of -2.6 whatever lambda_f is). tau and the group size are not in the paper."""
+    """Hyperparameters. `scale_rewards` defaults to "batch": "group" is Eq. 3 to the letter, but voids the
+    lambdas in groups whose answers are all wrong (one broken format there earns an advantage of -2.6 whatever
+    lambda_f is). tau and the group size are not in the paper."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,7 +67,7 @@ def make_trainer_class() -> type:
     import torch
     from trl import GRPOTrainer
 
-    class SurgicalGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL ships no types
+    class SurgicalGRPOTrainer(GRPOTrainer):
         """TRL's trainer with w_t, Eq. 3 and scheduled reward weights."""
 
         def __init__(self, *args: Any, stage: GRPOStage, **kwargs: Any) -> None:
@@ -128,13 +130,38 @@ def training_config(stage: GRPOStage, out: Path) -> Any:
             f"prompts_per_step * group_size = {batch} is not a multiple of micro_batch {stage.micro_batch}"
         )
     return GRPOConfig(
-        output_dir=str(out / "checkpoints"), max_steps=stage.steps, per_device_train_batch_size=stage.micro_batch, gradient_accumulation_steps=batch // stage.micro_batch,
-        num_generations=stage.group_size, max_completion_length=stage.max_new_tokens, temperature=stage.temperature, top_p=1.0, top_k=0, repetition_penalty=1.0,
-        learning_rate=stage.learning_rate, warmup_steps=round(stage.warmup_ratio * stage.steps), lr_scheduler_type=stage.scheduler, weight_decay=stage.weight_decay,
-        max_grad_norm=stage.max_grad_norm, beta=0.0, num_iterations=1, loss_type="luspo", importance_sampling_level="token", scale_rewards="none",
-        logging_steps=1, save_steps=stage.save_steps, save_total_limit=2, seed=stage.seed, data_seed=stage.seed, report_to=[], disable_tqdm=True,
-        bf16=stage.autocast, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False, dataloader_num_workers=0,
-    )  # fmt: skip
+        output_dir=str(out / "checkpoints"),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.micro_batch,
+        gradient_accumulation_steps=batch // stage.micro_batch,
+        num_generations=stage.group_size,
+        max_completion_length=stage.max_new_tokens,
+        temperature=stage.temperature,
+        top_p=1.0,
+        top_k=0,
+        repetition_penalty=1.0,
+        learning_rate=stage.learning_rate,
+        warmup_steps=round(stage.warmup_ratio * stage.steps),
+        lr_scheduler_type=stage.scheduler,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
+        beta=0.0,
+        num_iterations=1,
+        loss_type="luspo",
+        importance_sampling_level="token",
+        scale_rewards="none",
+        logging_steps=1,
+        save_steps=stage.save_steps,
+        save_total_limit=2,
+        seed=stage.seed,
+        data_seed=stage.seed,
+        report_to=[],
+        disable_tqdm=True,
+        bf16=stage.autocast,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        dataloader_num_workers=0,
+    )
 
 
 def prompt_dataset(path: Path) -> Any:
@@ -173,7 +200,9 @@ def run_grpo(
     out: Path,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train the adapter and write `out`/adapter and `out`/log.jsonl. Continues a killed run found in `out`."""
+    """Train the adapter and write `out`/adapter and `out`/log.jsonl. Continues a killed run found in
+    `out`.
+    """
     import torch
     from transformers import TrainerCallback
 
@@ -187,13 +216,14 @@ def run_grpo(
     log = out / "log.jsonl"
     on_step: Callable[[int, int], None] = progress or (lambda done, total: None)
 
-    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    class Watch(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if not logs or "reward" not in logs:
                 return
             if not math.isfinite(logs.get("loss", 0.0)):
                 raise TrainingError(
-                    f"loss is {logs['loss']} at step {state.global_step}; last good checkpoint: {last_checkpoint(out / 'checkpoints') or 'none'}"
+                    f"loss is {logs['loss']} at step {state.global_step}; last good checkpoint:"
+                    f" {last_checkpoint(out / 'checkpoints') or 'none'}"
                 )
             with log.open("a", encoding="utf-8") as file:
                 file.write(
@@ -210,9 +240,17 @@ def run_grpo(
             on_step(state.global_step, stage.steps)
 
     trainer = make_trainer_class()(
-        model=model, reward_funcs=trl_rewards(), args=training_config(stage, out), train_dataset=prompt_dataset(conversations), processing_class=load_processor(model_dir),
-        callbacks=[Watch()], stage=stage,
-    )  # fmt: skip
+        model=model,
+        reward_funcs=trl_rewards(),
+        args=training_config(stage, out),
+        train_dataset=prompt_dataset(conversations),
+        processing_class=load_processor(model_dir),
+        callbacks=[Watch()],
+        stage=stage,
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
     resume = last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     rewards = [r["reward"] for r in trainer.state.log_history if "reward" in r]

@@ -12,7 +12,9 @@ class ModelError(SurgR1Error):
 
 
 def load_processor(model_dir: Path) -> Any:
-    """The folder's Qwen2.5-VL processor, padding on the left (3-D rotary positions and generation both need it)."""
+    """The folder's Qwen2.5-VL processor, padding on the left (3-D rotary positions and generation both need
+    it).
+    """
     from transformers import Qwen2_5_VLProcessor
 
     try:

@@ -1,7 +1,7 @@
-"""LoRA on the vision encoder, the merger and the LLM, by anchored names: bare names like `gate_proj` would match both towers by accident,
-and `q_proj` matches no vision layer at all (reference training.md B6)."""
+"""LoRA on the vision encoder, the merger and the LLM, by anchored names: bare names like `gate_proj` would
+match both towers by accident, and `q_proj` matches no vision layer at all (reference training.md B6)."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,7 +11,9 @@ from surgr1.ontology.errors import SurgR1Error
 TOWERS = {
     "vision": r".*visual\.blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.(?:gate_proj|up_proj|down_proj))",
     "merger": r".*visual\.merger\.mlp\.[02]",
-    "language": r".*language_model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate_proj|up_proj|down_proj))",
+    "language": (
+        r".*language_model\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate_proj|up_proj|down_proj))"
+    ),
 }
 
 
@@ -20,7 +22,9 @@ class LoraError(SurgR1Error):
 
 
 class Lora(BaseModel):
-    """Adapter settings. Defaults r=32, alpha=64 on both towers: the field's practice (authors-practice.md), the paper gives none."""
+    """Adapter settings. Defaults r=32, alpha=64 on both towers: the field's practice (authors-practice.md),
+    the paper gives none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +52,7 @@ def _tower(name: str) -> str:
 
 def count_per_tower(model: Any) -> dict[str, int]:
     """Trainable parameters per tower. Raises LoraError when a tower has none."""
-    counts: Counter[str] = Counter({t: 0 for t in TOWERS})
+    counts: Counter[str] = Counter(dict.fromkeys(TOWERS, 0))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             counts[_tower(name)] += parameter.numel()
@@ -63,9 +67,10 @@ def count_per_tower(model: Any) -> dict[str, int]:
 def check_gradients(model: Any) -> dict[str, float]:
     """Gradient norm per tower after a backward pass. Raises LoraError when an adapter got none.
 
-    At the first step only `lora_B` can have a gradient: it starts at zero, so `lora_A` receives none. B is therefore what is checked.
+    At the first step only `lora_B` can have a gradient: it starts at zero, so `lora_A` receives none. B is
+    therefore what is checked.
     """
-    squares: Counter[str] = Counter()
+    squares: defaultdict[str, float] = defaultdict(float)
     dead = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or "lora_B" not in name:
@@ -76,7 +81,7 @@ def check_gradients(model: Any) -> dict[str, float]:
             dead.append(name)
     if dead:
         raise LoraError(
-            f"{len(dead)} adapters got no gradient at the first step, e.g. {dead[0]}: with gradient checkpointing use "
-            "use_reentrant=False; without it the tower is not part of the loss"
+            f"{len(dead)} adapters got no gradient at the first step, e.g. {dead[0]}: with gradient"
+            " checkpointing use use_reentrant=False; without it the tower is not part of the loss"
         )
     return {tower: value**0.5 for tower, value in squares.items()}

@@ -1,10 +1,12 @@
-"""Stage 4, iterative refinement (paper, Methods "Stage 4", Eq. 8 and Steps 1-3): data for the next round of distillation.
+"""Stage 4, iterative refinement (paper, Methods "Stage 4", Eq. 8 and Steps 1-3): data for the next round of
+distillation.
 
-Step 1 rolls the current policy out K times per training sample; a sample none of whose K answers is right is *hard*.
-Step 2 keeps one right trace of every other sample as its *predicted* pseudo-label and asks the teacher, under stage 2's constraints, for a
-*generated* pseudo-label of every hard one. A right answer whose trace fails the checks that a teacher's trace must pass is re-tagged as
-hard: the paper re-tags on the answer alone, but a right answer with a broken trace would teach the breakage.
-Step 3, the fine-tuning on both, is `sft.run_sft` on the file written here.
+Step 1 rolls the current policy out K times per training sample; a sample none of whose K answers is right is
+*hard*. Step 2 keeps one right trace of every other sample as its *predicted* pseudo-label and asks the
+teacher, under stage 2's constraints, for a *generated* pseudo-label of every hard one. A right answer whose
+trace fails the checks that a teacher's trace must pass is re-tagged as hard: the paper re-tags on the answer
+alone, but a right answer with a broken trace would teach the breakage. Step 3, the fine-tuning on both, is
+`sft.run_sft` on the file written here.
 
 Every rollout is in the run's ledger (never generated twice) and, with its verdict, in `rollouts.jsonl`.
 """
@@ -35,7 +37,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class RefineReport:
-    """What one iteration did. Counts are training samples; `composition` is dataset -> {"teacher": n, "self": n}."""
+    """What one iteration did. Counts are training samples; `composition` is dataset -> {"teacher": n, "self":
+    n}.
+    """
 
     iteration: int
     samples: int
@@ -68,11 +72,12 @@ def refine_iteration(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> RefineReport:
-    """One pass of Steps 1 and 2 over `samples`; writes `conversations.parquet` for Step 3 and returns the counts.
+    """One pass of Steps 1 and 2 over `samples`; writes `conversations.parquet` for Step 3 and returns the
+    counts.
 
-    `images` maps `Sample.sample_id` to the prepared image. `engine` should be a LedgerEngine so that a killed pass continues.
-    Files in `out_dir`: `rollouts.jsonl` (every rollout with its verdict), `teacher/` (the teacher's accepted and rejected traces),
-    `conversations.parquet` (both pathways, in sample order).
+    `images` maps `Sample.sample_id` to the prepared image. `engine` should be a LedgerEngine so that a killed
+    pass continues. Files in `out_dir`: `rollouts.jsonl` (every rollout with its verdict), `teacher/` (the
+    teacher's accepted and rejected traces), `conversations.parquet` (both pathways, in sample order).
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     by_id = {s.sample_id: s for s in samples}

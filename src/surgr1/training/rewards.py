@@ -1,4 +1,6 @@
-"""The reward of Eq. 4: format, exact answer, structure. Pure functions of a completion, and TRL's form of them."""
+"""The reward of Eq. 4: format, exact answer, structure. Pure functions of a completion, and TRL's form of
+them.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +16,9 @@ NAMES = ("format", "answer", "structure")
 
 
 class RewardWeights(BaseModel):
-    """lambda_f, lambda_a, lambda_s of Eq. 4. The structure reward is given before step `structure_steps` and then switched off."""
+    """lambda_f, lambda_a, lambda_s of Eq. 4. The structure reward is given before step `structure_steps` and
+    then switched off.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,7 +28,9 @@ class RewardWeights(BaseModel):
     structure_steps: int = Field(20, ge=0)
 
     def at(self, step: int) -> tuple[float, float, float]:
-        """The weights in force at an optimizer step: a pure function of it, so a resumed run needs no further state."""
+        """The weights in force at an optimizer step: a pure function of it, so a resumed run needs no further
+        state.
+        """
         return self.format, self.answer, self.structure if step < self.structure_steps else 0.0
 
 
@@ -34,7 +40,9 @@ def format_reward(text: str, task: Task, finish_reason: str = "stop") -> float:
 
 
 def answer_reward(text: str, label: str, spec: AnswerSpec) -> float:
-    """1 when the one answer block holds exactly the label. An answer that had to be repaired, or one of several blocks, earns nothing."""
+    """1 when the one answer block holds exactly the label. An answer that had to be repaired, or one of
+    several blocks, earns nothing.
+    """
     parsed = parse(text)
     if parsed.answer_blocks != 1 or parsed.outcome is not Outcome.OK:
         return 0.0
@@ -43,13 +51,17 @@ def answer_reward(text: str, label: str, spec: AnswerSpec) -> float:
 
 
 def structure_reward(text: str) -> float:
-    """1 when the reasoning has a "Level 1" heading with something under it. The opener "This is a Level 1 task" does not count."""
+    """1 when the reasoning has a "Level 1" heading with something under it. The opener "This is a Level 1
+    task" does not count.
+    """
     parsed = parse(text)
     return float(1 in parsed.headed and bool(parsed.levels[1].strip()))
 
 
 def trl_rewards() -> list[Callable[..., list[float]]]:
-    """The three components in the order of `NAMES`, called by TRL with completions and the data set's columns."""
+    """The three components in the order of `NAMES`, called by TRL with completions and the data set's
+    columns.
+    """
 
     def texts(completions: list[Any]) -> list[str]:
         return [c if isinstance(c, str) else c[0]["content"] for c in completions]
@@ -71,7 +83,7 @@ def trl_rewards() -> list[Callable[..., list[float]]]:
     def structure(completions: list[Any], **_: Any) -> list[float]:
         return [structure_reward(t) for t in texts(completions)]
 
-    functions = [format_, answer, structure]
+    functions: list[Callable[..., list[float]]] = [format_, answer, structure]
     for function, name in zip(functions, NAMES, strict=True):
         function.__name__ = name
     return functions

@@ -1,7 +1,8 @@
-"""Supervised fine-tuning (Eq. 1) with the loss on the completion alone: base pre-training of the nano model, stage 1, stage 2 and the distillation of
-stage 4 are all this function with other conversations.
+"""Supervised fine-tuning (Eq. 1) with the loss on the completion alone: base pre-training of the nano model,
+stage 1, stage 2 and the distillation of stage 4 are all this function with other conversations.
 
-Checkpoints carry optimizer, scheduler and random state; a killed run continues from the last whole one with the same order of data.
+Checkpoints carry optimizer, scheduler and random state; a killed run continues from the last whole one with
+the same order of data.
 """
 
 import json
@@ -26,7 +27,9 @@ class TrainingError(SurgR1Error):
 
 
 class SFTStage(BaseModel):
-    """Hyperparameters of one supervised stage. `full` trains every parameter (the nano base only); else the LoRA adapter."""
+    """Hyperparameters of one supervised stage. `full` trains every parameter (the nano base only); else the
+    LoRA adapter.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,7 +93,9 @@ def run_sft(
     out: Path,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Train and write `out`/model (full) or `out`/adapter, and `out`/log.jsonl. Continues a killed run found in `out`."""
+    """Train and write `out`/model (full) or `out`/adapter, and `out`/log.jsonl. Continues a killed run found
+    in `out`.
+    """
     import torch
     from peft import get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -113,7 +118,7 @@ def run_sft(
     counts = count_per_tower(model)
     log = out / "log.jsonl"
 
-    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    class Watch(TrainerCallback):
         """Writes the log, stops on NaN, proves at the first step that every adapter learns."""
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -126,7 +131,8 @@ def run_sft(
                 if not math.isfinite(logs["loss"]):
                     good = last_checkpoint(out / "checkpoints")
                     raise TrainingError(
-                        f"loss is {logs['loss']} at step {state.global_step}; last good checkpoint: {good or 'none'}"
+                        f"loss is {logs['loss']} at step {state.global_step}; last good checkpoint:"
+                        f" {good or 'none'}"
                     )
                 _append(
                     log,
@@ -138,11 +144,27 @@ def run_sft(
                 progress(state.global_step, stage.steps)
 
     arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"), max_steps=stage.steps, per_device_train_batch_size=stage.batch_size, gradient_accumulation_steps=stage.accumulation,
-        learning_rate=stage.learning_rate, warmup_steps=round(stage.warmup_ratio * stage.steps), weight_decay=stage.weight_decay, lr_scheduler_type=stage.scheduler,
-        adam_beta2=0.95, logging_steps=10, save_steps=stage.save_steps, save_total_limit=2, seed=stage.seed, data_seed=stage.seed, report_to=[], disable_tqdm=True,
-        remove_unused_columns=False, dataloader_num_workers=0, bf16=stage.autocast, use_cpu=not torch.cuda.is_available(),
-    )  # fmt: skip
+        output_dir=str(out / "checkpoints"),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.batch_size,
+        gradient_accumulation_steps=stage.accumulation,
+        learning_rate=stage.learning_rate,
+        warmup_steps=round(stage.warmup_ratio * stage.steps),
+        weight_decay=stage.weight_decay,
+        lr_scheduler_type=stage.scheduler,
+        adam_beta2=0.95,
+        logging_steps=10,
+        save_steps=stage.save_steps,
+        save_total_limit=2,
+        seed=stage.seed,
+        data_seed=stage.seed,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        bf16=stage.autocast,
+        use_cpu=not torch.cuda.is_available(),
+    )
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -152,9 +174,9 @@ def run_sft(
     )
     trainer.remove_callback(_printer())
     resume = last_checkpoint(out / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
-    final = sum(losses[-5:]) / max(1, len(losses[-5:]))
+    trained = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    losses = [r["loss"] for r in trainer.state.log_history if "loss" in r][-5:]
+    final = sum(losses) / len(losses) if losses else trained.training_loss
     target = out / ("model" if stage.full else "adapter")
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,145 @@
+"""`surgr1 sim`, `surgr1 predict`, `surgr1 doctor`."""
+
+import platform
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from surgr1.cli.app import Json, console, show
+
+app = typer.Typer()
+
+
+@app.command()
+def sim(
+    out: Annotated[Path, typer.Argument(help="Folder for the simulated datasets")],
+    size: Annotated[Literal["smoke", "demo"], typer.Option(help="How much")] = "smoke",
+    contact_sheet: Annotated[
+        Path | None, typer.Option(help="Write a labelled sheet of frames (PNG) instead of datasets")
+    ] = None,
+) -> None:
+    """Simulate operations and write them as native dataset trees, or a contact sheet to look at.
+
+    Example: surgr1 sim /tmp/sim --contact-sheet /tmp/sheet.png
+    """
+    from surgr1.pipeline.progress import progress_bar
+    from surgr1.simulator.contact_sheet import contact_sheet as draw
+    from surgr1.simulator.world import default_plan, simulate
+
+    if contact_sheet is not None:
+        console.print(f"contact sheet: {draw(contact_sheet)}")
+        return
+    with progress_bar(console, "simulating operations") as advance:
+        report = simulate(out, default_plan(size), progress=advance)
+    console.print(f"{report.frames} frames in {out}, {report.frames_per_second:.1f} frames/s")
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="A picture")],
+    run: Annotated[Path, typer.Option(help="A finished run folder")] = Path("runs/demo"),
+    question: Annotated[str, typer.Option(help="What to ask")] = "Which surgical phase is being performed?",
+    task: Annotated[
+        str, typer.Option(help="Task, decides how deep the reasoning goes")
+    ] = "phase_recognition",
+    stage: Annotated[str, typer.Option(help="Whose adapter: coldstart, grpo or refine")] = "refine",
+    as_json: Json = False,
+) -> None:
+    """Ask a trained model about one picture. Not for clinical use.
+
+    Example: surgr1 predict frame.png --run runs/demo --question "Which tool does what to which tissue?"
+    --task triplet_extraction
+    """
+    from surgr1.corpora.grid import prepare_image
+    from surgr1.engines.transformers_engine import TransformersEngine
+    from surgr1.engines.types import Request, Sampling
+    from surgr1.ontology.errors import SurgR1Error
+    from surgr1.ontology.tasks import Task
+    from surgr1.reasoning.prompt import build_prompt
+    from surgr1.reasoning.trace import parse
+    from surgr1.training.loading import ModelError, fingerprint, load_model, load_processor
+
+    if task not in set(Task):
+        raise SurgR1Error(f"unknown task {task!r}; one of: {', '.join(Task)}")
+    base = run / "base" / "model"
+    adapters = (
+        sorted((run / "refine").glob("iteration-*/adapter"))
+        if stage == "refine"
+        else [run / stage / "adapter"]
+    )
+    if not base.is_dir() or not adapters or not adapters[-1].is_dir():
+        raise ModelError(
+            f"{run}: no trained {stage} adapter over {base}; finish the run first or give --stage"
+        )
+    processor = load_processor(base)
+    budget = processor.image_processor.size
+    area = 28 * 28
+    low, high = budget["shortest_edge"] // area, budget["longest_edge"] // area
+    prepared = prepare_image(image, run / "images", min_tokens=low, max_tokens=high)
+    model = load_model(base, adapter_dir=adapters[-1])
+    engine = TransformersEngine(model, processor, model_id=fingerprint(base, adapters[-1]))
+    request = Request(
+        "one", build_prompt(question, task=Task(task), reasoning=True), (prepared.path,), "local_only"
+    )
+    _, completions = next(iter(engine.generate([request], Sampling())))
+    parsed = parse(completions[0].text, finish_reason=completions[0].finish_reason)
+    body: dict[str, Any] = {
+        "levels": parsed.levels,
+        "answer": parsed.answer,
+        "outcome": parsed.outcome,
+        "notice": "not for clinical use",
+    }
+    if as_json:
+        show(body, True)
+        return
+    for level, text in parsed.levels.items():
+        console.print(f"[bold]Level {level}[/] {text}")
+    console.print(f"[bold]Answer[/] {parsed.answer}  [dim](research software, not for clinical use)[/]")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check versions, device, memory and disk. Exits 1 when a pinned library is missing or off.
+
+    Example: surgr1 doctor --json
+    """
+    import os
+    from importlib.metadata import PackageNotFoundError, version
+
+    wanted = {
+        "torch": "2.13",
+        "transformers": "5.17",
+        "trl": "1.16",
+        "peft": "0.21",
+        "accelerate": "1.15",
+        "datasets": "5.2",
+    }
+    found: dict[str, str] = {}
+    problems = []
+    for name, pin in wanted.items():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+        if not found[name].startswith(pin):
+            problems.append(f"{name} is {found[name]}, expected {pin}.*: run `make install`")
+    import torch
+
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    if free < 3:
+        problems.append(f"{free:.1f} GB free here; the demo needs about 1.5 GB beside the environment")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    body = {
+        "python": platform.python_version(),
+        "versions": found,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory, 1),
+        "free_disk_gb": round(free, 1),
+        "problems": problems,
+    }
+    show(body, as_json)
+    if problems:
+        raise typer.Exit(1)

@@ -1,0 +1,464 @@
+"""One function per stage. Each reads what earlier stages left in the run folder and returns counts; `run`
+writes the manifests.
+
+Layout of a run: `sim/` native trees · `data/` samples · `images/` prepared pictures · `base/` `sft/`
+`coldstart/` `grpo/` `refine/` training · `bench/<stage>/` predictions and scores · `report.html`.
+"""
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from surgr1.corpora.grid import PreparedImage, prepare_image
+from surgr1.corpora.schema import Sample, read_samples
+from surgr1.corpora.select import balanced, spread_over_videos
+from surgr1.engines.types import Engine
+from surgr1.ontology.errors import SurgR1Error
+from surgr1.pipeline.manifest import code_commit, read_manifest, timestamp, write_json
+from surgr1.pipeline.recipe import Recipe, RecipeError, Selection, TeacherSpec
+from surgr1.synthesis.teachers import Teacher
+from surgr1.training.sft import TrainResult
+
+Counts = dict[str, float]
+Bar = Callable[[str], Any]
+"""progress.progress_bar bound to a console: `with bar("label") as advance`."""
+
+
+@dataclass
+class Run:
+    """A recipe in a folder."""
+
+    recipe: Recipe
+    folder: Path
+    bar: Bar
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Every sample of the built data, in source order."""
+        found: list[Sample] = []
+        for source in self.recipe.sources:
+            path = self.folder / "data" / f"{source.dataset}.parquet"
+            if not path.is_file():
+                raise RecipeError(
+                    f"{path}: the data is not built; run `surgr1 data build` or the whole recipe first"
+                )
+            found += read_samples(path)
+        return found
+
+    @property
+    def train(self) -> list[Sample]:
+        return [s for s in self.samples if s.role == "train"]
+
+    def select(self, selection: Selection, salt: int) -> list[Sample]:
+        """The training samples of a stage: balanced, and another draw for every stage."""
+        pool = [s for s in self.train if not selection.tasks or s.task in selection.tasks]
+        if not pool:
+            raise RecipeError(
+                f"no training sample has a task of {', '.join(selection.tasks) or 'any kind'}; see"
+                " data/statistics.json"
+            )
+        return balanced(pool, selection.limit, self.recipe.seed + salt)
+
+    def images(self, samples: Iterable[Sample]) -> dict[str, PreparedImage]:
+        """Prepared pictures by sample id; each picture is prepared once."""
+        roots = {s.dataset: s.root for s in self.recipe.sources}
+        budget = self.recipe.images
+        made: dict[Path, PreparedImage] = {}
+        found: dict[str, PreparedImage] = {}
+        samples = list(samples)
+        with self.bar("preparing pictures") as advance:
+            for k, sample in enumerate(samples, start=1):
+                path = roots[sample.dataset] / sample.image
+                if path not in made:
+                    made[path] = prepare_image(
+                        path,
+                        self.folder / "images",
+                        min_tokens=budget.min_tokens,
+                        max_tokens=budget.max_tokens,
+                    )
+                found[sample.sample_id] = made[path]
+                advance(k, len(samples))
+        return found
+
+    @property
+    def base(self) -> Path:
+        """The base model's folder."""
+        return self.recipe.model.path or self.folder / "base" / "model"
+
+    def adapter(self, stage: str) -> Path | None:
+        """The adapter a stage starts from: the last one trained before it."""
+        order = ("sft", "coldstart", "grpo", "refine")
+        for name in reversed(order[: order.index(stage)]):
+            if getattr(self.recipe, name) is not None:
+                return self.adapter_of(name)
+        return None
+
+    def adapter_of(self, stage: str) -> Path | None:
+        """The adapter a stage produced (None for the base)."""
+        if stage == "base":
+            return None
+        if stage == "refine" and self.recipe.refine:
+            return self.folder / "refine" / f"iteration-{self.recipe.refine.iterations}" / "adapter"
+        return self.folder / stage / "adapter"
+
+    def teacher(self, spec: TeacherSpec) -> Teacher:
+        from surgr1.engines.ledger import Ledger, LedgerEngine
+        from surgr1.engines.openai_engine import OpenAIEngine
+        from surgr1.synthesis.teachers import ApiTeacher, OfflineTeacher
+
+        if spec.kind == "offline":
+            return OfflineTeacher()
+        key = os.environ.get(spec.api_key_env, "none")
+        engine = OpenAIEngine(spec.base_url, spec.model, api_key=key, concurrency=spec.concurrency)
+        return ApiTeacher(LedgerEngine(engine, Ledger(self.folder / "ledger.sqlite")))
+
+    def engine(self, adapter: Path | None, batch_size: int) -> Engine:
+        """The policy as an engine, its answers in the run's ledger."""
+        from surgr1.engines.ledger import Ledger, LedgerEngine
+        from surgr1.engines.transformers_engine import TransformersEngine
+        from surgr1.training.loading import fingerprint, load_model, load_processor
+
+        model = load_model(self.base, adapter_dir=adapter)
+        engine = TransformersEngine(
+            model, load_processor(self.base), model_id=fingerprint(self.base, adapter), batch_size=batch_size
+        )
+        return LedgerEngine(engine, Ledger(self.folder / "ledger.sqlite"))
+
+
+def simulate(run: Run) -> Counts:
+    """Simulated operations as native trees."""
+    from surgr1.simulator.world import simulate as write_world
+
+    plan = run.recipe.sim_plan
+    if plan is None:
+        raise RecipeError("the recipe has no `simulate` section")
+    with run.bar("simulating operations") as advance:
+        report = write_world(run.folder / "sim", plan, workers=os.cpu_count() or 2, progress=advance)
+    return {"frames": report.frames, "frames_per_second": round(report.frames_per_second, 1)}
+
+
+def data(run: Run) -> Counts:
+    """Native trees to samples, checked for duplicates and leaks."""
+    from surgr1.corpora.build import build
+
+    with run.bar("reading datasets") as advance:
+        found = build(run.recipe.sources, run.folder / "data", progress=advance)
+    run.__dict__.pop("samples", None)
+    return {"samples": sum(found["dataset"].values()), "frames": sum(found["frames"].values())}
+
+
+def base(run: Run) -> Counts:
+    """The nano base: tokenizer, random weights, full training on descriptions and echoes."""
+    from surgr1.synthesis.conversations import read_conversations, sample_prompt, write_conversations
+    from surgr1.synthesis.pretraining import descriptions, echoes
+    from surgr1.training.nano import build_nano
+    from surgr1.training.sft import run_sft
+
+    nano = run.recipe.model.nano
+    if nano is None:
+        raise RecipeError("model.path is given; there is no base to build")
+    folder, budget = run.folder / "base", run.recipe.images
+    path = folder / "conversations.parquet"
+    if not path.is_file():
+        images = run.images(run.train)
+        spread = balanced(run.train, 4000, run.recipe.seed)
+        write_conversations(
+            path,
+            [*descriptions(run.train, images), *echoes(spread, images, run.folder / "images", nano.echoes)],
+        )
+    if not (folder / "init" / "nano.json").is_file():
+        texts = [f"{c.prompt}\n{c.completion}" for c in read_conversations(path)]
+        texts += [sample_prompt(s, reasoning=r) for s in run.train[::5] for r in (False, True)]
+        build_nano(
+            folder / "init",
+            texts,
+            nano.config,
+            min_tokens=budget.min_tokens,
+            max_tokens=budget.max_tokens,
+            seed=run.recipe.seed,
+        )
+    with run.bar("base: full pre-training of the nano model") as advance:
+        result = run_sft(
+            nano.pretrain,
+            model_dir=folder / "init",
+            adapter_in=None,
+            conversations=path,
+            out=folder,
+            progress=advance,
+        )
+    return _trained(result) | {
+        "parameters": json.loads((folder / "init" / "nano.json").read_text(encoding="utf-8"))["parameters"]
+    }
+
+
+def _trained(result: TrainResult) -> Counts:
+    return {"steps": result.steps, "final": round(result.final_loss, 4)}
+
+
+def sft(run: Run) -> Counts:
+    """Stage 1: supervised fine-tuning on VQA labels."""
+    from surgr1.synthesis.conversations import vqa_conversation, write_conversations
+    from surgr1.training.sft import run_sft
+
+    section = run.recipe.sft
+    assert section is not None
+    path = run.folder / "sft" / "conversations.parquet"
+    if not path.is_file():
+        samples = run.select(section.select, 1)
+        images = run.images(samples)
+        write_conversations(path, [vqa_conversation(s, images[s.sample_id]) for s in samples])
+    with run.bar("stage 1: SFT on VQA labels") as advance:
+        result = run_sft(
+            section.stage,
+            model_dir=run.base,
+            adapter_in=None,
+            conversations=path,
+            out=run.folder / "sft",
+            progress=advance,
+        )
+    return _trained(result)
+
+
+def coldstart(run: Run) -> Counts:
+    """Stage 2: cold start on the teacher's three-level traces."""
+    from surgr1.synthesis.synthesize import synthesize
+    from surgr1.training.sft import run_sft
+
+    section = run.recipe.coldstart
+    assert section is not None
+    samples = run.select(section.select, 2)
+    images = run.images(samples)
+    with run.bar("stage 2: teacher's traces") as advance:
+        report = synthesize(
+            samples,
+            images,
+            run.teacher(section.teacher),
+            run.folder / "coldstart" / "traces",
+            progress=advance,
+        )
+    if not report.accepted:
+        raise SurgR1Error(
+            f"the teacher's {len(samples)} traces were all rejected: {report.reasons}; see"
+            " coldstart/traces/rejected.jsonl"
+        )
+    with run.bar("stage 2: cold start") as advance:
+        result = run_sft(
+            section.stage,
+            model_dir=run.base,
+            adapter_in=run.adapter("coldstart"),
+            conversations=report.accepted_path,
+            out=run.folder / "coldstart",
+            progress=advance,
+        )
+    return _trained(result) | {"accepted": report.accepted, "rejected": report.rejected}
+
+
+def grpo(run: Run) -> Counts:
+    """Stage 3: GRPO with entropy-weighted tokens on raw labels."""
+    from surgr1.reasoning.trace import Trace
+    from surgr1.synthesis.conversations import trace_conversation, write_conversations
+    from surgr1.training.grpo import run_grpo
+
+    section, adapter = run.recipe.grpo, run.adapter("grpo")
+    assert section is not None and adapter is not None
+    path = run.folder / "grpo" / "prompts.parquet"
+    if not path.is_file():
+        samples = run.select(section.select, 3)
+        images = run.images(samples)
+        # Only the prompt and the label are used: GRPO sees no trace.
+        write_conversations(
+            path,
+            [
+                trace_conversation(s, images[s.sample_id], Trace({}, ""), source="label", checks={})
+                for s in samples
+            ],
+        )
+    with run.bar("stage 3: GRPO") as advance:
+        result = run_grpo(
+            section.stage,
+            model_dir=run.base,
+            adapter_in=adapter,
+            conversations=path,
+            out=run.folder / "grpo",
+            progress=advance,
+        )
+    return {"steps": result.steps, "reward": round(result.final_loss, 4)}
+
+
+def refine(run: Run) -> Counts:
+    """Stage 4: rollouts, pseudo-labels of both pathways, distillation, N times."""
+    from surgr1.training.refine import refine_iteration
+    from surgr1.training.sft import run_sft
+
+    section = run.recipe.refine
+    assert section is not None
+    adapter = run.adapter("refine")
+    counts: Counter[str] = Counter()
+    for iteration in range(1, section.iterations + 1):
+        folder = run.folder / "refine" / f"iteration-{iteration}"
+        samples = run.select(section.select, 3 + iteration)
+        conversations = folder / "conversations.parquet"
+        summary = folder / "report.json"
+        if not summary.is_file():
+            images = run.images(samples)
+            with run.bar(f"stage 4.{iteration}: {section.rollouts} rollouts per sample") as advance:
+                report = refine_iteration(
+                    samples,
+                    images,
+                    run.engine(adapter, run.recipe.bench.batch_size),
+                    run.teacher(section.teacher),
+                    folder,
+                    iteration=iteration,
+                    rollouts=section.rollouts,
+                    temperature=section.temperature,
+                    max_new_tokens=section.max_new_tokens,
+                    seed=run.recipe.seed,
+                    progress=advance,
+                )
+            write_json(summary, asdict(report))
+        found = json.loads(summary.read_text(encoding="utf-8"))
+        counts.update(
+            {k: found[k] for k in ("hard", "retagged", "self_generated", "teacher_generated", "rejected")}
+        )
+        if not (folder / "adapter" / "adapter_config.json").is_file():
+            with run.bar(f"stage 4.{iteration}: distillation") as advance:
+                run_sft(
+                    section.stage,
+                    model_dir=run.base,
+                    adapter_in=adapter,
+                    conversations=conversations,
+                    out=folder,
+                    progress=advance,
+                )
+        adapter = folder / "adapter"
+    return dict(counts)
+
+
+def bench(run: Run, stage: str) -> Counts:
+    """SurgBench after one stage: predictions on test and external samples, then scores."""
+    from surgr1.bench.runner import predict, read_predictions
+    from surgr1.bench.scoring import score, write_scores
+    from surgr1.engines.types import Sampling
+
+    section, folder = run.recipe.bench, run.folder / "bench" / stage
+    samples = bench_samples(run)
+    if not samples:
+        raise RecipeError("no test or external sample belongs to a task card; see data/statistics.json")
+    images = run.images(samples)
+    reasoning = stage not in ("base", "sft")
+    engine = run.engine(run.adapter_of(stage), section.batch_size)
+    with run.bar(f"SurgBench after {stage}") as advance:
+        predict(
+            samples,
+            images,
+            engine,
+            folder / "predictions.jsonl",
+            reasoning=reasoning,
+            sampling=Sampling(max_new_tokens=section.max_new_tokens),
+            progress=advance,
+        )
+    scores = score(
+        list(read_predictions(folder / "predictions.jsonl")),
+        stage=stage,
+        draws=section.draws,
+        seed=run.recipe.seed,
+    )
+    write_scores(folder / "scores.json", scores)
+    return {
+        "predictions": len(samples),
+        **{f"arena_{g}": round(a["value"], 2) for g, a in scores["arena"].items()},
+    }
+
+
+def bench_samples(run: Run) -> list[Sample]:
+    """The frozen evaluation list: per card, the same number of frames from every test or external video."""
+    from surgr1.bench.cards import all_cards
+
+    found: dict[str, Sample] = {}
+    pool = [s for s in run.samples if s.role in ("test", "external")]
+    for card in all_cards():
+        mine = [s for s in pool if card.matches(s.dataset, s.task)]
+        found.update(
+            {
+                s.sample_id: s
+                for s in spread_over_videos(mine, run.recipe.bench.limit_per_card, run.recipe.seed)
+            }
+        )
+    return list(found.values())
+
+
+STAGE_TITLES = {
+    "base": "Base",
+    "sft": "Stage 1 SFT",
+    "coldstart": "Stage 2 cold start",
+    "grpo": "Stage 3 GRPO",
+    "refine": "Stage 4 refinement",
+}
+
+
+def composition(folder: Path) -> dict[str, dict[str, int]]:
+    """Reasoning conversations per dataset by who wrote them, as the paper's Table 3 counts them."""
+    from surgr1.synthesis.conversations import read_conversations
+
+    found: dict[str, dict[str, int]] = {}
+    cold = folder / "coldstart" / "traces" / "accepted.parquet"
+    for c in read_conversations(cold) if cold.is_file() else ():
+        found.setdefault(c.dataset, {"teacher": 0, "self": 0})["teacher"] += 1
+    for path in sorted((folder / "refine").glob("iteration-*/report.json")):
+        for dataset, n in json.loads(path.read_text(encoding="utf-8"))["composition"].items():
+            row = found.setdefault(dataset, {"teacher": 0, "self": 0})
+            row["teacher"] += n["teacher"]
+            row["self"] += n["self"]
+    return dict(sorted(found.items()))
+
+
+def report(run: Run, stages: list[str]) -> Counts:
+    """The HTML page."""
+    from surgr1.bench.report import ReportInput, Stage, write_report
+
+    found = []
+    for name in stages:
+        folder = run.folder / "bench" / name
+        log = run.folder / name / "log.jsonl"
+        if name == "refine" and run.recipe.refine:
+            log = run.folder / "refine" / f"iteration-{run.recipe.refine.iterations}" / "log.jsonl"
+        scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        found.append(Stage(name, STAGE_TITLES[name], scores, folder / "predictions.jsonl", log))
+    seconds = {
+        n: m.seconds
+        for n in ("simulate", "data", *stages)
+        if (m := read_manifest(run.folder / MANIFESTS.get(n, n)))
+    }
+    page = ReportInput(
+        title=run.recipe.title or run.recipe.name,
+        simulated=all(s.dataset.startswith("sim-") for s in run.recipe.sources),
+        stages=found,
+        statistics=json.loads((run.folder / "data" / "statistics.json").read_text(encoding="utf-8")),
+        composition=composition(run.folder),
+        facts={
+            "recipe": run.recipe.name,
+            "seed": str(run.recipe.seed),
+            "code": code_commit(),
+            "written": timestamp(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+            "seconds per stage": ", ".join(f"{n} {s:.0f}" for n, s in seconds.items()),
+            "base model": (
+                "nano Qwen2.5-VL, trained in full on descriptions of training frames as a stand-in for"
+                " pre-training"
+                if run.recipe.model.nano
+                else str(run.recipe.model.path)
+            ),
+        },
+    )
+    path = write_report(page, run.folder / "report.html")
+    return {"bytes": path.stat().st_size}
+
+
+MANIFESTS = {"simulate": "sim"}
+"""Stages whose folder is not called like them."""

@@ -1,0 +1,352 @@
+"""The objective by hand and against TRL's gradients, rewards that cannot be gamed, completion-only labels, exact resume."""
+
+import json
+import math
+
+import pytest
+import torch
+from peft import get_peft_model
+from safetensors.torch import load_file
+
+from surgr1.ontology.tasks import Task
+from surgr1.ontology.vocabularies import vocabulary
+from surgr1.reasoning.answers import spec_for
+from surgr1.synthesis.conversations import read_conversations
+from surgr1.training.data import IGNORE, Collator, TokenError, TokenizedConversations
+from surgr1.training.grpo import (
+    GRPOStage,
+    group_shares,
+    make_trainer_class,
+    prompt_dataset,
+    run_grpo,
+    training_config,
+)
+from surgr1.training.loading import ModelError, fingerprint, load_model, load_processor
+from surgr1.training.lora import Lora, LoraError, check_gradients, count_per_tower, peft_config
+from surgr1.training.objective import entropy_weights, group_advantages, grpo_loss, token_entropy
+from surgr1.training.refine import is_hard
+from surgr1.training.rewards import RewardWeights, answer_reward, format_reward, structure_reward, trl_rewards
+from surgr1.training.sft import SFTStage, TrainingError, last_checkpoint, run_sft
+
+torch.set_num_threads(1)
+
+
+def test_entropy_by_hand() -> None:
+    assert token_entropy(torch.zeros(1, 1, 8)).item() == pytest.approx(math.log(8))
+    assert token_entropy(torch.tensor([[[0.0, -1e9]]])).item() == pytest.approx(0)
+
+
+def test_entropy_weights_follow_eq_6() -> None:
+    h = torch.tensor([[1.0, 2.0, 0.5, 9.0]])
+    mask = torch.tensor([[1, 1, 1, 0]])
+    raw = torch.exp(h[0, :3] / 0.7)
+    assert torch.allclose(entropy_weights(h, mask, 0.7)[0, :3], raw / raw.mean())
+    assert entropy_weights(h, mask, 0.7)[0, 3] == 0
+    assert torch.allclose(entropy_weights(h, mask, 1e9)[0, :3], torch.ones(3))
+    # exp(11.9 / 0.1) overflows; the weights must not.
+    steep = entropy_weights(torch.tensor([[11.9, 0.0, 0.0]]), torch.ones(1, 3), 0.1)
+    assert torch.allclose(steep, torch.tensor([[3.0, 0.0, 0.0]]))
+    assert not entropy_weights(h.requires_grad_(), mask, 1.0).requires_grad
+
+
+def test_entropy_weights_do_not_depend_on_the_micro_batch() -> None:
+    h, mask = torch.rand(8, 20) * 5, (torch.rand(8, 20) > 0.2).long()
+    whole = entropy_weights(h, mask, 0.5)
+    parts = torch.cat([entropy_weights(h[i : i + 2], mask[i : i + 2], 0.5) for i in range(0, 8, 2)])
+    assert torch.equal(whole, parts)
+
+
+def test_advantages_follow_eq_3_and_the_choice_of_scaling() -> None:
+    r = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    a = group_advantages(r, 4, "group")
+    assert a[0].item() == pytest.approx(0.75 / (math.sqrt(3) / 4 + 1e-4)) and torch.all(a[4:] == 0)
+
+    # In an all-wrong group where one rollout breaks the format, lambda_f is void under "group" and counts under "batch".
+    def one(weight: float, scaling: str) -> float:
+        wrong = torch.tensor([0.0] + [weight] * 7)
+        other = torch.tensor([1.0, 0.0] * 4)
+        return group_advantages(torch.cat([wrong, other]), 8, scaling)[0].item()
+
+    assert one(0.5, "group") == pytest.approx(one(0.05, "group"), rel=0.02)
+    assert abs(one(0.5, "batch")) > 5 * abs(one(0.05, "batch"))
+    assert one(0.5, "none") == pytest.approx(-0.5 * 7 / 8)
+
+
+def test_reward_weights_are_a_function_of_the_step() -> None:
+    weights = RewardWeights(format=0.2, answer=1.0, structure=0.3, structure_steps=5)
+    assert weights.at(4) == (0.2, 1.0, 0.3) and weights.at(5) == (0.2, 1.0, 0.0)
+
+
+PHASE = spec_for(Task.PHASE_RECOGNITION, vocabulary("cholec80", "phase").names, "cholec80")
+GOOD = "<think>Level 1: a\nLevel 2: b\nLevel 3: c</think><answer>preparation</answer>"
+
+
+def test_a_right_and_well_formed_answer_earns_everything() -> None:
+    assert (
+        format_reward(GOOD, Task.PHASE_RECOGNITION),
+        answer_reward(GOOD, "preparation", PHASE),
+        structure_reward(GOOD),
+    ) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<answer>preparation or gallbladder dissection</answer>", "<answer>preparation</answer><answer>gallbladder dissection</answer>",
+        "<answer>gallbladder dissection</answer><answer>preparation</answer>", "preparation", "<answer></answer>", "<answer>it may be preparation, I think</answer>",
+        "<answer>preparation; calot triangle dissection</answer>", "<answer>" + "; ".join(vocabulary("cholec80", "phase").names) + "</answer>",
+    ],
+)  # fmt: skip
+def test_answers_that_hedge_or_hide_earn_nothing(answer) -> None:
+    assert (
+        answer_reward(f"<think>Level 1: a\nLevel 2: b\nLevel 3: c</think>{answer}", "preparation", PHASE) == 0
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD + " extra", GOOD.replace("Level 2: b\n", ""), GOOD.replace("Level 1: a\nLevel 2: b", "Level 2: b\nLevel 1: a"), GOOD.replace("Level 2: b", "Level 2:"),
+        GOOD.replace("</think>", ""), GOOD + GOOD, GOOD.replace("<think>", ""), "<answer>preparation</answer>",
+    ],
+)  # fmt: skip
+def test_broken_forms_earn_no_format(text) -> None:
+    assert format_reward(text, Task.PHASE_RECOGNITION) == 0
+
+
+def test_the_opener_alone_is_no_structure() -> None:
+    assert structure_reward("<think>This is a Level 1 task.</think><answer>no</answer>") == 0
+    assert structure_reward("<think>Level 1:</think><answer>no</answer>") == 0
+
+
+def test_boxes_are_rewarded_by_overlap() -> None:
+    spec = spec_for(Task.TOOL_LOCALIZATION)
+    text = "<think>Level 1: a</think><answer>({},0),(100,100)</answer>"
+    assert (
+        answer_reward(text.format(10), "(0,0),(100,100)", spec) == 1
+        and answer_reward(text.format(60), "(0,0),(100,100)", spec) == 0
+    )
+
+
+def test_dead_groups_and_hard_samples() -> None:
+    shares = group_shares([1, 1, 0, 0, 1, 0], 2)
+    assert shares == pytest.approx(
+        {"groups/all_right": 1 / 3, "groups/all_wrong": 1 / 3, "groups/mixed": 1 / 3}
+    )
+    assert is_hard([False, False, False]) and not is_hard([False, True, False])
+
+
+def test_only_the_completion_is_supervised(tiny, conversations) -> None:
+    processor = load_processor(tiny)
+    rows = list(read_conversations(conversations))
+    data = TokenizedConversations(rows, processor, max_length=400)
+    batch = Collator(processor)([data[0], data[1]])
+    for k in range(2):
+        kept = batch["labels"][k][batch["labels"][k] != IGNORE]
+        assert processor.tokenizer.decode(kept) == rows[k].completion + "<|im_end|>"
+        tokens = int(
+            (batch["input_ids"][k] == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum()
+        )
+        assert tokens == rows[k].width * rows[k].height // 784 == int(batch["image_grid_thw"][k].prod()) // 4
+    with pytest.raises(TokenError, match="max_length 20"):
+        TokenizedConversations(rows, processor, max_length=20)
+
+
+def policy(tiny):
+    torch.manual_seed(0)
+    model = get_peft_model(load_model(tiny), peft_config(Lora(r=4, alpha=8)))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def test_lora_reaches_every_tower_and_a_dead_adapter_is_refused(tiny, conversations) -> None:
+    processor = load_processor(tiny)
+    data = TokenizedConversations(list(read_conversations(conversations)), processor, max_length=400)
+    model = get_peft_model(load_model(tiny), peft_config(Lora(r=4, alpha=8)))
+    assert set(count_per_tower(model)) == {"vision", "merger", "language"}
+    model(**Collator(processor)([data[0]])).loss.backward()
+    assert min(check_gradients(model).values()) > 0
+    next(p for n, p in model.named_parameters() if "visual" in n and "lora_B" in n).grad = None
+    with pytest.raises(LoraError, match="visual"):
+        check_gradients(model)
+
+
+def trainer_for(tiny, conversations, out, **changes):
+    stage = GRPOStage(steps=1, group_size=2, prompts_per_step=2, micro_batch=4, max_new_tokens=16, **changes)
+    return make_trainer_class()(
+        model=policy(tiny), reward_funcs=trl_rewards(), args=training_config(stage, out), train_dataset=prompt_dataset(conversations),
+        processing_class=load_processor(tiny), stage=stage,
+    )  # fmt: skip
+
+
+def grpo_batch(tiny, conversations, rows):
+    """Prompt and completion halves of a collated batch, in TRL's keys."""
+    processor = load_processor(tiny)
+    everything = list(read_conversations(conversations))
+    data = TokenizedConversations([everything[r] for r in rows], processor, max_length=400)
+    batch = Collator(processor)([data[i] for i in range(len(rows))])
+    width = max(int((x != IGNORE).sum()) for x in batch["labels"])
+    ids, labels = batch["input_ids"], batch["labels"]
+    prompts, completions = [], []
+    for k in range(len(rows)):
+        n = int((labels[k] != IGNORE).sum())
+        prompts.append(ids[k][batch["attention_mask"][k].bool()][:-n])
+        completions.append(ids[k][-n:])
+    pad = processor.tokenizer.pad_token_id
+    longest = max(map(len, prompts))
+    prompt_ids = torch.stack([torch.cat([torch.full((longest - len(p),), pad), p]) for p in prompts])
+    completion_ids = torch.stack([torch.cat([c, torch.full((width - len(c),), pad)]) for c in completions])
+    completion_mask = torch.stack([torch.arange(width) < len(c) for c in completions]).long()
+    prompt_mask = torch.stack([torch.arange(longest) >= longest - len(p) for p in prompts]).long()
+    types = torch.cat(
+        [
+            (prompt_ids == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")).long(),
+            torch.zeros_like(completion_ids),
+        ],
+        1,
+    )
+    return {
+        "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completion_ids, "completion_mask": completion_mask,
+        "advantages": torch.tensor([1.3, -0.7, 0.4, -1.1])[: len(rows)], "num_items_in_batch": completion_mask.sum(), "pixel_values": batch["pixel_values"],
+        "image_grid_thw": batch["image_grid_thw"], "mm_token_type_ids": types, "num_images": [1] * len(rows),
+    }  # fmt: skip
+
+
+def gradients(model):
+    return torch.cat(
+        [
+            p.grad.flatten()
+            for n, p in sorted(model.named_parameters())
+            if p.requires_grad and p.grad is not None
+        ]
+    )
+
+
+def reference_gradient(tiny, batch, temperature, tau):
+    """Eqs. 5-7 in plain torch on the same policy and batch."""
+    model = policy(tiny)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    kwargs = {k: batch[k] for k in ("pixel_values", "image_grid_thw", "mm_token_type_ids")}
+    t = batch["completion_ids"].shape[1]
+    logits = model(input_ids=ids, attention_mask=mask, **kwargs).logits[:, -t - 1 : -1] / temperature
+    logps = logits.log_softmax(-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
+    weights = None if tau is None else entropy_weights(token_entropy(logits), batch["completion_mask"], tau)
+    grpo_loss(logps, batch["advantages"], batch["completion_mask"], weights).backward()
+    return gradients(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "tau"), [({"tau": 0.5}, 0.5), ({"tau": 1e8}, None), ({"entropy_weighting": False}, None)]
+)
+def test_gradients_equal_the_specification(tiny, conversations, tmp_path, changes, tau) -> None:
+    """The TRL subclass against Eqs. 5-7, LoRA on both towers, mixed image sizes; tau to infinity is plain GRPO."""
+    batch = grpo_batch(tiny, conversations, [0, 1, 2, 3])
+    trainer = trainer_for(tiny, conversations, tmp_path, **changes)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    trainer._compute_loss(trainer.model, batch).backward()
+    found, wanted = gradients(trainer.model), reference_gradient(tiny, batch, 0.9, tau)
+    assert found.shape == wanted.shape
+    assert ((found - wanted).norm() / wanted.norm()).item() < 1e-5
+    if tau == 0.5:
+        plain = reference_gradient(tiny, batch, 0.9, None)
+        assert ((plain - wanted).norm() / wanted.norm()).item() > 1e-3, "the weights must matter in this test"
+
+
+def test_gradients_do_not_depend_on_the_micro_batch(tiny, conversations, tmp_path) -> None:
+    whole = grpo_batch(tiny, conversations, [0, 0, 2, 2])
+    trainer = trainer_for(tiny, conversations, tmp_path, tau=0.5)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer._compute_loss(trainer.model, whole).backward()
+    first = gradients(trainer.model)
+    trainer.model.zero_grad()
+    trainer.current_gradient_accumulation_steps = 2
+    patches = int(whole["image_grid_thw"][0].prod())
+    for half in (slice(0, 2), slice(2, 4)):
+        part = {
+            k: v[half] if isinstance(v, torch.Tensor) and v.dim() and len(v) == 4 else v
+            for k, v in whole.items()
+        }
+        part["num_images"] = [1, 1]
+        part["pixel_values"] = whole["pixel_values"][half.start * patches : half.stop * patches]
+        trainer._compute_loss(trainer.model, part).backward()
+    assert ((gradients(trainer.model) - first).norm() / first.norm()).item() < 1e-5
+
+
+def test_sft_resumes_to_the_same_weights(tiny, conversations, tmp_path) -> None:
+    stage = SFTStage(
+        steps=6, batch_size=4, learning_rate=1e-3, lora=Lora(r=4, alpha=8), save_steps=2, max_length=400
+    )
+    whole = run_sft(
+        stage, model_dir=tiny, adapter_in=None, conversations=conversations, out=tmp_path / "whole"
+    )
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, total: int) -> None:
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_sft(
+            stage,
+            model_dir=tiny,
+            adapter_in=None,
+            conversations=conversations,
+            out=tmp_path / "cut",
+            progress=kill,
+        )
+    # A checkpoint that was being written when the process died is dropped.
+    broken = tmp_path / "cut" / "checkpoints" / "checkpoint-5"
+    broken.mkdir()
+    (broken / "adapter_model.safetensors").write_bytes(b"half")
+    assert last_checkpoint(tmp_path / "cut" / "checkpoints").name == "checkpoint-4" and not broken.exists()
+    again = run_sft(stage, model_dir=tiny, adapter_in=None, conversations=conversations, out=tmp_path / "cut")
+    a, b = (load_file(r.adapter_dir / "adapter_model.safetensors") for r in (whole, again))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    first = json.loads(whole.log.read_text().splitlines()[0])
+    assert set(first["gradient_norms"]) == {"vision", "merger", "language"}
+    assert fingerprint(tiny, whole.adapter_dir) != fingerprint(tiny, None)
+
+
+def test_grpo_runs_logs_and_writes_an_adapter(tiny, conversations, tmp_path) -> None:
+    start = run_sft(
+        SFTStage(steps=1, batch_size=4, lora=Lora(r=4, alpha=8)),
+        model_dir=tiny,
+        adapter_in=None,
+        conversations=conversations,
+        out=tmp_path / "sft",
+    )
+    stage = GRPOStage(
+        steps=2, group_size=2, prompts_per_step=2, micro_batch=4, max_new_tokens=8, save_steps=1
+    )
+    result = run_grpo(
+        stage,
+        model_dir=tiny,
+        adapter_in=start.adapter_dir,
+        conversations=conversations,
+        out=tmp_path / "grpo",
+    )
+    rows = [json.loads(x) for x in result.log.read_text().splitlines()]
+    assert [r["step"] for r in rows] == [1, 2]
+    assert {
+        "groups/all_wrong",
+        "groups/mixed",
+        "distinct",
+        "w/ess",
+        "w/max",
+        "entropy",
+        "rewards/answer/mean",
+    } <= set(rows[0])
+    assert (result.adapter_dir / "adapter_model.safetensors").is_file()
+    with pytest.raises(TrainingError, match="micro_batch 3"):
+        training_config(GRPOStage(steps=1, micro_batch=3), tmp_path)
+
+
+def test_a_model_folder_without_safetensors_is_refused(tmp_path) -> None:
+    with pytest.raises(ModelError, match="safetensors"):
+        load_model(tmp_path)

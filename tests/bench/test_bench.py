@@ -1,4 +1,6 @@
-"""Metrics against published rows, scikit-learn and closed forms; scores, resuming, intervals, Arena fixtures (evaluation.md section F)."""
+"""Metrics against published rows, scikit-learn and closed forms; scores, resuming, intervals, Arena fixtures
+(evaluation.md section F).
+"""
 
 import json
 
@@ -95,7 +97,9 @@ def test_triplet_readings_by_hand() -> None:
 
 
 def test_pooled_cvs_reproduces_the_papers_table_9() -> None:
-    """Overall is pooled over 830 / 939 / 937 questions (evaluation.md finding 3): Surg-R1's 84.82, 97.12, 94.66 give 92.50."""
+    """Overall is pooled over 830 / 939 / 937 questions (evaluation.md finding 3): Surg-R1's 84.82, 97.12,
+    94.66 give 92.50.
+    """
     stats = np.zeros(20)
     for k, (n, accuracy) in enumerate([(830, 84.82), (939, 97.12), (937, 94.66)]):
         right = round(n * accuracy / 100)
@@ -127,9 +131,32 @@ def rows(
             truth = names[(f + v) % 7]
             hit = easy if rng.random() < 0.9 else not easy
             given = truth if hit else names[(f + v + 1) % 7]
-            found.append({"sample_id": f"{v}-{f}", "dataset": dataset, "centre": "c", "video": f"v{v}", "frame": f, "task": task, "focus": "", "question": "q", "answer": truth,
-                          "options": names, "image": "", "size": [1, 1], "text": "", "prediction": given if answer is None else answer[0], "outcome": "ok" if answer is None else answer[1],
-                          "rung": "exact", "valid_format": True, "finish_reason": "stop", "tokens_in": 1, "tokens_out": 1, "latency_s": 0, "model": "m"})  # fmt: skip
+            found.append(
+                {
+                    "sample_id": f"{v}-{f}",
+                    "dataset": dataset,
+                    "centre": "c",
+                    "video": f"v{v}",
+                    "frame": f,
+                    "task": task,
+                    "focus": "",
+                    "question": "q",
+                    "answer": truth,
+                    "options": names,
+                    "image": "",
+                    "size": [1, 1],
+                    "text": "",
+                    "prediction": given if answer is None else answer[0],
+                    "outcome": "ok" if answer is None else answer[1],
+                    "rung": "exact",
+                    "valid_format": True,
+                    "finish_reason": "stop",
+                    "tokens_in": 1,
+                    "tokens_out": 1,
+                    "latency_s": 0,
+                    "model": "m",
+                }
+            )
     return found
 
 
@@ -185,8 +212,29 @@ def test_paired_comparison() -> None:
 
 
 def sample(k: int) -> Sample:
-    return Sample("sim-cholec80", "c", "laparoscopic cholecystectomy", "sim:cholec/41", "video41", k, float(k), "x.png", 100, 100, Task.PHASE_RECOGNITION, "Which phase?",
-                  vocabulary("cholec80", "phase").names, "open", "", "preparation", Labels(phase="preparation"), "test", "test", "public", "")  # fmt: skip
+    return Sample(
+        "sim-cholec80",
+        "c",
+        "laparoscopic cholecystectomy",
+        "sim:cholec/41",
+        "video41",
+        k,
+        float(k),
+        "x.png",
+        100,
+        100,
+        Task.PHASE_RECOGNITION,
+        "Which phase?",
+        vocabulary("cholec80", "phase").names,
+        "open",
+        "",
+        "preparation",
+        Labels(phase="preparation"),
+        "test",
+        "test",
+        "public",
+        "",
+    )
 
 
 class Stub:

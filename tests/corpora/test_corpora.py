@@ -1,4 +1,6 @@
-"""Adapters on simulated trees, on real CholecT50 and MultiBypass140 pieces, and on broken files; isolation against the published overlaps."""
+"""Adapters on simulated trees, on real CholecT50 and MultiBypass140 pieces, and on broken files; isolation
+against the published overlaps.
+"""
 
 import json
 import pickle
@@ -107,26 +109,101 @@ def test_selection_is_balanced_and_natural(world) -> None:
 
 
 BREAKS = [
-    ("sim-cholec80", "phase_annotations/video01-phase.txt", lambda t: t.replace("1\tPreparation", "1\tLunch", 1), "Lunch"),
-    ("sim-cholec80", "phase_annotations/video01-phase.txt", lambda t: t.replace("\n5\t", "\n7\t", 1), "expected frame 5"),
+    (
+        "sim-cholec80",
+        "phase_annotations/video01-phase.txt",
+        lambda t: t.replace("1\tPreparation", "1\tLunch", 1),
+        "Lunch",
+    ),
+    (
+        "sim-cholec80",
+        "phase_annotations/video01-phase.txt",
+        lambda t: t.replace("\n5\t", "\n7\t", 1),
+        "expected frame 5",
+    ),
     ("sim-cholec80", "phase_annotations/video01-phase.txt", lambda t: t[:200], "video01-phase.txt:15"),
-    ("sim-cholec80", "tool_annotations/video01-tool.txt", lambda t: t.replace("Grasper", "Grapser", 1), "header"),
-    ("sim-cholec80", "tool_annotations/video01-tool.txt", lambda t: t.replace("\n25\t", "\n25\t1\t", 1), "8 tab-separated"),
-    ("sim-cholec80", "tool_annotations/video01-tool.txt", lambda t: t.replace("\n25\t0", "\n25\t7", 1).replace("\n25\t1", "\n25\t7", 1), "0 or 1"),
+    (
+        "sim-cholec80",
+        "tool_annotations/video01-tool.txt",
+        lambda t: t.replace("Grasper", "Grapser", 1),
+        "header",
+    ),
+    (
+        "sim-cholec80",
+        "tool_annotations/video01-tool.txt",
+        lambda t: t.replace("\n25\t", "\n25\t1\t", 1),
+        "8 tab-separated",
+    ),
+    (
+        "sim-cholec80",
+        "tool_annotations/video01-tool.txt",
+        lambda t: t.replace("\n25\t0", "\n25\t7", 1).replace("\n25\t1", "\n25\t7", 1),
+        "0 or 1",
+    ),
     ("sim-cholect50", "labels/VID01.json", lambda t: t[:-40], "not a CholecT50 label file"),
     ("sim-cholect50", "labels/VID01.json", lambda t: t.replace('"0": [[', '"0": [[500, ', 1), "15 numbers"),
-    ("sim-cholect50", "labels/VID01.json", lambda t: t.replace('"annotations": {"0"', '"annotations": {"1"', 1), "duplicate key"),
-    ("sim-cholect50", "labels/VID01.json", lambda t: t.replace('"annotations": {"0"', '"annotations": {"x"', 1), "not a frame number"),
-    ("sim-endoscapes", "train/annotation_ds_coco.json", lambda t: t.replace('"ds": [0.0', '"ds": [7.0', 1), "means of raters"),
+    (
+        "sim-cholect50",
+        "labels/VID01.json",
+        lambda t: t.replace('"annotations": {"0"', '"annotations": {"1"', 1),
+        "duplicate key",
+    ),
+    (
+        "sim-cholect50",
+        "labels/VID01.json",
+        lambda t: t.replace('"annotations": {"0"', '"annotations": {"x"', 1),
+        "not a frame number",
+    ),
+    (
+        "sim-endoscapes",
+        "train/annotation_ds_coco.json",
+        lambda t: t.replace('"ds": [0.0', '"ds": [7.0', 1),
+        "means of raters",
+    ),
     ("sim-endoscapes", "train/annotation_ds_coco.json", lambda t: t.replace(".jpg", ".gif"), "frame"),
-    ("sim-endoscapes", "train/annotation_coco.json", lambda t: t.replace('"category_id": 5', '"category_id": 55', 1), "unknown category"),
-    ("sim-sar-rarp50", "video_01/action_discrete.txt", lambda t: t.replace("000000000,0", "000000000,8"), "1-based"),
-    ("sim-sar-rarp50", "video_01/action_discrete.txt", lambda t: t.replace("000000006,0", "000000000,0"), "does not follow"),
-    ("sim-sar-rarp50", "video_01/action_discrete.txt", lambda t: t.replace("000000006,0", "6;0"), "frame,class"),
-    ("sim-multibypass140", "labels/bern/labels_by70/BBP01.mp4.json", lambda t: t.replace('"label_id": 0', '"label_id": 1', 1), "named"),
-    ("sim-multibypass140", "labels/bern/labels_by70/BBP01.mp4.json", lambda t: t[: len(t) // 2], "label file"),
-    ("sim-multibypass140", "labels/bern/labels_by70/BBP01.mp4.json", lambda t: t.replace('"start": 0,', '"start": 9000000,', 1), "before its start"),
-]  # fmt: skip
+    (
+        "sim-endoscapes",
+        "train/annotation_coco.json",
+        lambda t: t.replace('"category_id": 5', '"category_id": 55', 1),
+        "unknown category",
+    ),
+    (
+        "sim-sar-rarp50",
+        "video_01/action_discrete.txt",
+        lambda t: t.replace("000000000,0", "000000000,8"),
+        "1-based",
+    ),
+    (
+        "sim-sar-rarp50",
+        "video_01/action_discrete.txt",
+        lambda t: t.replace("000000006,0", "000000000,0"),
+        "does not follow",
+    ),
+    (
+        "sim-sar-rarp50",
+        "video_01/action_discrete.txt",
+        lambda t: t.replace("000000006,0", "6;0"),
+        "frame,class",
+    ),
+    (
+        "sim-multibypass140",
+        "labels/bern/labels_by70/BBP01.mp4.json",
+        lambda t: t.replace('"label_id": 0', '"label_id": 1', 1),
+        "named",
+    ),
+    (
+        "sim-multibypass140",
+        "labels/bern/labels_by70/BBP01.mp4.json",
+        lambda t: t[: len(t) // 2],
+        "label file",
+    ),
+    (
+        "sim-multibypass140",
+        "labels/bern/labels_by70/BBP01.mp4.json",
+        lambda t: t.replace('"start": 0,', '"start": 9000000,', 1),
+        "before its start",
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +236,7 @@ def test_missing_and_truncated_pictures_are_named(world, tmp_path) -> None:
 @pytest.mark.parametrize("dataset", [t.dataset for t in TREES])
 def test_the_wrong_kind_of_root_is_refused(world, dataset) -> None:
     other = "sim-sar-rarp50" if dataset != "sim-sar-rarp50" else "sim-cholec80"
-    with pytest.raises(LayoutError, match="not a|no "):
+    with pytest.raises(LayoutError, match=r"not a|no "):
         list(read_source(Source(dataset=dataset, root=world / other)))
     assert check_root(world / dataset)["layout"] == dataset.removeprefix("sim-")
 
@@ -213,7 +290,9 @@ def test_real_multibypass_labels_equal_the_released_pickle(real_samples) -> None
 
 
 def test_published_overlaps_of_the_official_splits() -> None:
-    """datasets-a.md 10.3: Cholec80 test <- CholecT50 train 15 videos, CholecT50 test <- Cholec80 train 4 videos."""
+    """datasets-a.md 10.3: Cholec80 test <- CholecT50 train 15 videos, CholecT50 test <- Cholec80 train 4
+    videos.
+    """
     roles = [(d, v, r) for d in ("cholec80", "cholect50") for v, r in official_split(d).items()]
     rows = {(r.train, r.evaluation): {int(v.split("/")[1]) for v in r.videos} for r in leak_matrix(roles)}
     assert {6, 10, 14, 32} <= rows[("cholec80", "cholect50")]

@@ -91,8 +91,13 @@ def test_a_good_answer_carries_the_picture_and_the_cost(picture) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [(429, {"retry-after": "0.05"}, {"error": {"message": "slow"}}), (500, {}, {"error": {"message": "oops"}}), (200, {}, b"<html>garbage"), (200, {}, {"choices": "no"})],
-)  # fmt: skip
+    [
+        (429, {"retry-after": "0.05"}, {"error": {"message": "slow"}}),
+        (500, {}, {"error": {"message": "oops"}}),
+        (200, {}, b"<html>garbage"),
+        (200, {}, {"choices": "no"}),
+    ],
+)
 def test_trouble_is_retried(picture, trouble) -> None:
     server = Server([trouble, (200, {}, answer("ok"))])
     (found,) = ask(server, picture)
@@ -176,12 +181,8 @@ def test_the_ledger_never_asks_twice_and_never_keeps_a_failure(tmp_path, picture
     broken = Counting(fail=True)
     list(LedgerEngine(broken, Ledger(path)).generate(requests, Sampling(n=2)))
     good = Counting()
-    first = dict(
-        (r.request_id, c) for r, c in LedgerEngine(good, Ledger(path)).generate(requests, Sampling(n=2))
-    )
-    again = dict(
-        (r.request_id, c) for r, c in LedgerEngine(good, Ledger(path)).generate(requests, Sampling(n=2))
-    )
+    first = {r.request_id: c for r, c in LedgerEngine(good, Ledger(path)).generate(requests, Sampling(n=2))}
+    again = {r.request_id: c for r, c in LedgerEngine(good, Ledger(path)).generate(requests, Sampling(n=2))}
     assert good.asked == 3 and first == again and len(first["0"]) == 2
     list(LedgerEngine(good, Ledger(path)).generate(requests[:1], Sampling(n=2, temperature=0.5)))
     assert good.asked == 4, "another temperature is another question"

@@ -1,4 +1,6 @@
-"""Vocabularies against the documented native facts, procedures against each other and against broken files."""
+"""Vocabularies against the documented native facts, procedures against each other and against broken
+files.
+"""
 
 import pytest
 
@@ -21,12 +23,22 @@ def test_the_thirteen_tasks_have_the_papers_levels() -> None:
 
 
 def test_sizes_of_the_native_vocabularies() -> None:
-    sizes = {(d, k): len(vocabulary(d, k).names) for d, k in [("cholec80", "tool"), ("cholect50", "triplet"), ("multibypass140", "step"), ("sar-rarp50", "action")]}  # fmt: skip
+    sizes = {
+        (d, k): len(vocabulary(d, k).names)
+        for d, k in [
+            ("cholec80", "tool"),
+            ("cholect50", "triplet"),
+            ("multibypass140", "step"),
+            ("sar-rarp50", "action"),
+        ]
+    }
     assert list(sizes.values()) == [7, 100, 46, 8]
 
 
 def test_phases_four_and_six_swap_ids_between_loaders_but_not_names() -> None:
-    """Cholec80's file order and TF-Cholec80 number packaging and retraction the other way round: names must decide."""
+    """Cholec80's file order and TF-Cholec80 number packaging and retraction the other way round: names must
+    decide.
+    """
     words = vocabulary("cholec80", "phase")
     assert words.from_native("GallbladderRetraction") == "gallbladder retraction"
     assert vocabulary("cholect50", "phase").from_native("gallbladder-extraction") == "gallbladder retraction"
@@ -59,15 +71,24 @@ def test_unknown_names_say_what_exists() -> None:
 
 
 def test_simulated_datasets_share_their_layouts_vocabulary() -> None:
-    assert [layout_of(d) for d in ("sim-renji", "sim-strasbourg", "sim-cuhk", "sim-nanfang", "sim-cholec80")] == [
-        "cholect50", "cholec80", "sar-rarp50", "endoscapes", "cholec80",
-    ]  # fmt: skip
+    assert [
+        layout_of(d) for d in ("sim-renji", "sim-strasbourg", "sim-cuhk", "sim-nanfang", "sim-cholec80")
+    ] == [
+        "cholect50",
+        "cholec80",
+        "sar-rarp50",
+        "endoscapes",
+        "cholec80",
+    ]
 
 
 def test_procedures_cover_the_label_vocabularies() -> None:
     assert len(procedure_names()) == 3
-    pairs = [("laparoscopic cholecystectomy", "cholec80", "phase", "phases"), ("laparoscopic roux-en-y gastric bypass", "multibypass140", "phase", "phases"),
-             ("robot-assisted radical prostatectomy", "sar-rarp50", "action", "actions")]  # fmt: skip
+    pairs = [
+        ("laparoscopic cholecystectomy", "cholec80", "phase", "phases"),
+        ("laparoscopic roux-en-y gastric bypass", "multibypass140", "phase", "phases"),
+        ("robot-assisted radical prostatectomy", "sar-rarp50", "action", "actions"),
+    ]
     for procedure, dataset, kind, field in pairs:
         assert {a.name for a in getattr(load_procedure(procedure), field)} == set(
             vocabulary(dataset, kind).names

@@ -1,4 +1,6 @@
-"""Parsing and answer extraction: the paper's own forms, a table of real-style answers, and properties over arbitrary text."""
+"""Parsing and answer extraction: the paper's own forms, a table of real-style answers, and properties over
+arbitrary text.
+"""
 
 import re
 
@@ -32,108 +34,108 @@ BOX = spec_for(Task.TOOL_LOCALIZATION)
 GRID = spec_for(Task.GRID_POSITION_RECOGNITION, ("left-top", "right-top", "left-bottom", "right-bottom"))
 CVS = spec_for(Task.OVERALL_CVS_ASSESSMENT, ("achieved", "not achieved"))
 BYPASS = spec_for(Task.PHASE_RECOGNITION, vocabulary("multibypass140", "phase").names, "multibypass140")
-O = Outcome
+OUT = Outcome
 A = "<think>Level 1: x.</think><answer>{}</answer>".format
 
 TABLE = [
-    (PHASE, A("calot triangle dissection"), "calot triangle dissection", O.OK),
-    (PHASE, A("Calot Triangle Dissection"), "calot triangle dissection", O.OK),
-    (PHASE, A("CalotTriangleDissection"), "calot triangle dissection", O.OK),
-    (PHASE, A("carlot-triangle-dissection"), "calot triangle dissection", O.OK),
-    (PHASE, A("the gallbladder extraction"), "gallbladder retraction", O.OK),
-    (PHASE, A("**Gallbladder Retraction.**"), "gallbladder retraction", O.OK),
-    (PHASE, A("Clipping & Cutting"), "clipping and cutting", O.OK),
-    (PHASE, A("The phase is gallbladder packaging"), "gallbladder packaging", O.OK),
-    (PHASE, A("It is most likely preparation."), "preparation", O.REPAIRED),
-    (PHASE, A("dissection"), None, O.OOV),
-    (PHASE, A("preparation or gallbladder dissection"), None, O.AMBIGUOUS),
-    (PHASE, A("gallbladder"), None, O.OOV),
-    (PHASE, A(""), None, O.EMPTY),
-    (PHASE, A("none"), None, O.OOV),
-    (PHASE, A("B"), None, O.OOV),
-    (LETTERS, A("B"), "calot triangle dissection", O.OK),
-    (LETTERS, A("(B) Calot triangle dissection"), "calot triangle dissection", O.OK),
-    (LETTERS, A("(B) preparation"), None, O.AMBIGUOUS),
-    (LETTERS, A("Z"), None, O.OOV),
-    (PHASE, A("I'm sorry, I cannot assist with that."), None, O.REFUSED),
-    (PHASE, "preparation", "preparation", O.REPAIRED),
-    (PHASE, "", None, O.EMPTY),
-    (PHASE, "   \n", None, O.EMPTY),
-    (PHASE, "<think>Level 1: a grasper", None, O.TRUNCATED),
-    (PHASE, "<think>x</think>preparation", "preparation", O.REPAIRED),
+    (PHASE, A("calot triangle dissection"), "calot triangle dissection", OUT.OK),
+    (PHASE, A("Calot Triangle Dissection"), "calot triangle dissection", OUT.OK),
+    (PHASE, A("CalotTriangleDissection"), "calot triangle dissection", OUT.OK),
+    (PHASE, A("carlot-triangle-dissection"), "calot triangle dissection", OUT.OK),
+    (PHASE, A("the gallbladder extraction"), "gallbladder retraction", OUT.OK),
+    (PHASE, A("**Gallbladder Retraction.**"), "gallbladder retraction", OUT.OK),
+    (PHASE, A("Clipping & Cutting"), "clipping and cutting", OUT.OK),
+    (PHASE, A("The phase is gallbladder packaging"), "gallbladder packaging", OUT.OK),
+    (PHASE, A("It is most likely preparation."), "preparation", OUT.REPAIRED),
+    (PHASE, A("dissection"), None, OUT.OOV),
+    (PHASE, A("preparation or gallbladder dissection"), None, OUT.AMBIGUOUS),
+    (PHASE, A("gallbladder"), None, OUT.OOV),
+    (PHASE, A(""), None, OUT.EMPTY),
+    (PHASE, A("none"), None, OUT.OOV),
+    (PHASE, A("B"), None, OUT.OOV),
+    (LETTERS, A("B"), "calot triangle dissection", OUT.OK),
+    (LETTERS, A("(B) Calot triangle dissection"), "calot triangle dissection", OUT.OK),
+    (LETTERS, A("(B) preparation"), None, OUT.AMBIGUOUS),
+    (LETTERS, A("Z"), None, OUT.OOV),
+    (PHASE, A("I'm sorry, I cannot assist with that."), None, OUT.REFUSED),
+    (PHASE, "preparation", "preparation", OUT.REPAIRED),
+    (PHASE, "", None, OUT.EMPTY),
+    (PHASE, "   \n", None, OUT.EMPTY),
+    (PHASE, "<think>Level 1: a grasper", None, OUT.TRUNCATED),
+    (PHASE, "<think>x</think>preparation", "preparation", OUT.REPAIRED),
     (
         PHASE,
         "<think>a</think><answer>preparation</answer><answer>gallbladder packaging</answer>",
         "gallbladder packaging",
-        O.OK,
+        OUT.OK,
     ),
-    (PHASE, "<think>a</think>b</think><answer>preparation</answer>", "preparation", O.OK),
+    (PHASE, "<think>a</think>b</think><answer>preparation</answer>", "preparation", OUT.OK),
     (
         PHASE,
         "Thinking: This is a Level 3 task.\nLevel 1: g.\nLevel 2: r.\nLevel 3: p.\nAnswer: Preparation",
         "preparation",
-        O.REPAIRED,
+        OUT.REPAIRED,
     ),
-    (BYPASS, A("gastrojejunal anastomosis"), "gastrojejunal anastomosis", O.OK),
-    (BYPASS, A("jejunojejunal anastomosis"), "jejunojejunal anastomosis", O.OK),
-    (BYPASS, A("anastomosis"), None, O.OOV),
-    (BYPASS, A("closure of the mesenteric defect"), "closure mesenteric defect", O.OK),
-    (TRIPLET, A("grasper retract gallbladder"), "grasper retract gallbladder", O.OK),
-    (TRIPLET, A("clipper clip cystic_duct"), "clipper clip cystic duct", O.OK),
-    (TRIPLET, A("(grasper, retract, gallbladder)"), "grasper retract gallbladder", O.OK),
+    (BYPASS, A("gastrojejunal anastomosis"), "gastrojejunal anastomosis", OUT.OK),
+    (BYPASS, A("jejunojejunal anastomosis"), "jejunojejunal anastomosis", OUT.OK),
+    (BYPASS, A("anastomosis"), None, OUT.OOV),
+    (BYPASS, A("closure of the mesenteric defect"), "closure mesenteric defect", OUT.OK),
+    (TRIPLET, A("grasper retract gallbladder"), "grasper retract gallbladder", OUT.OK),
+    (TRIPLET, A("clipper clip cystic_duct"), "clipper clip cystic duct", OUT.OK),
+    (TRIPLET, A("(grasper, retract, gallbladder)"), "grasper retract gallbladder", OUT.OK),
     (
         TRIPLET,
         A("hook dissect gallbladder; grasper retract gallbladder"),
         "grasper retract gallbladder; hook dissect gallbladder",
-        O.OK,
+        OUT.OK,
     ),
     (
         TRIPLET,
         A("grasper retract gallbladder, hook dissect peritoneum"),
         "grasper retract gallbladder; hook dissect peritoneum",
-        O.OK,
+        OUT.OK,
     ),
-    (TRIPLET, A("scissors cut cystic artery; scissors dissect adhesion"), None, O.OOV),
-    (TRIPLET, A("grasper fly gallbladder"), None, O.OOV),
-    (TRIPLET, A("none"), "none", O.OK),
-    (TRIPLET, A("grasper null_verb null_target"), "grasper null verb null target", O.OK),
-    (TRIPLET, A(""), None, O.EMPTY),
-    (TOOLS, A("hook, grasper"), "grasper, hook", O.OK),
-    (TOOLS, A("grasper and hook"), "grasper, hook", O.OK),
-    (TOOLS, A("grasper, grasper"), "grasper", O.OK),
-    (TOOLS, A("bipolar forceps"), "bipolar", O.OK),
-    (TOOLS, A("specimenbag"), "specimen bag", O.OK),
-    (TOOLS, A("grasper, laser"), None, O.OOV),
-    (TOOLS, A("no instruments"), "none", O.OK),
-    (TOOLS, A("hooked"), None, O.OOV),
-    (TOOLS, A(""), None, O.EMPTY),
-    (ACTION, A("Picking-up the needle"), "picking up the needle", O.OK),
-    (ACTION, A("returning/dropping the needle"), "returning or dropping the needle", O.OK),
-    (ACTION, A("pushing the needle through the tissue."), "pushing the needle through the tissue", O.OK),
-    (ACTION, A("the needle"), None, O.OOV),
-    (YES, A("yes"), "yes", O.OK),
-    (YES, A("No."), "no", O.OK),
-    (YES, A("No, fat remains"), "no", O.REPAIRED),
-    (YES, A("yes or no"), None, O.AMBIGUOUS),
-    (YES, A("maybe"), None, O.OOV),
-    (CVS, A("not achieved"), "not achieved", O.OK),
-    (CVS, A("achieved"), "achieved", O.OK),
-    (CVS, A("The view is not achieved yet"), "not achieved", O.REPAIRED),
-    (COUNT, A("2"), "2", O.OK),
-    (COUNT, A("two"), "2", O.OK),
-    (COUNT, A("There are three tools"), "3", O.REPAIRED),
-    (COUNT, A("2 or 3"), None, O.AMBIGUOUS),
-    (COUNT, A("many"), None, O.OOV),
-    (GRID, A("left-bottom"), "left-bottom", O.OK),
-    (GRID, A("bottom left"), "left-bottom", O.OK),
-    (GRID, A("left"), None, O.OOV),
-    (BOX, A("(327,506),(984,1047)"), "(327,506),(984,1047)", O.OK),
-    (BOX, A("[327, 506, 984, 1047]"), "(327,506),(984,1047)", O.OK),
-    (BOX, A('{"bbox_2d": [10, 20, 30, 40]}'), "(10,20),(30,40)", O.OK),
-    (BOX, A("(30,40),(10,20)"), "(10,20),(30,40)", O.OK),
-    (BOX, A("(10,20),(10,40)"), None, O.OOV),
-    (BOX, A("(1,2),(3,4) or (5,6),(7,8)"), None, O.AMBIGUOUS),
-    (BOX, A("left"), None, O.OOV),
+    (TRIPLET, A("scissors cut cystic artery; scissors dissect adhesion"), None, OUT.OOV),
+    (TRIPLET, A("grasper fly gallbladder"), None, OUT.OOV),
+    (TRIPLET, A("none"), "none", OUT.OK),
+    (TRIPLET, A("grasper null_verb null_target"), "grasper null verb null target", OUT.OK),
+    (TRIPLET, A(""), None, OUT.EMPTY),
+    (TOOLS, A("hook, grasper"), "grasper, hook", OUT.OK),
+    (TOOLS, A("grasper and hook"), "grasper, hook", OUT.OK),
+    (TOOLS, A("grasper, grasper"), "grasper", OUT.OK),
+    (TOOLS, A("bipolar forceps"), "bipolar", OUT.OK),
+    (TOOLS, A("specimenbag"), "specimen bag", OUT.OK),
+    (TOOLS, A("grasper, laser"), None, OUT.OOV),
+    (TOOLS, A("no instruments"), "none", OUT.OK),
+    (TOOLS, A("hooked"), None, OUT.OOV),
+    (TOOLS, A(""), None, OUT.EMPTY),
+    (ACTION, A("Picking-up the needle"), "picking up the needle", OUT.OK),
+    (ACTION, A("returning/dropping the needle"), "returning or dropping the needle", OUT.OK),
+    (ACTION, A("pushing the needle through the tissue."), "pushing the needle through the tissue", OUT.OK),
+    (ACTION, A("the needle"), None, OUT.OOV),
+    (YES, A("yes"), "yes", OUT.OK),
+    (YES, A("No."), "no", OUT.OK),
+    (YES, A("No, fat remains"), "no", OUT.REPAIRED),
+    (YES, A("yes or no"), None, OUT.AMBIGUOUS),
+    (YES, A("maybe"), None, OUT.OOV),
+    (CVS, A("not achieved"), "not achieved", OUT.OK),
+    (CVS, A("achieved"), "achieved", OUT.OK),
+    (CVS, A("The view is not achieved yet"), "not achieved", OUT.REPAIRED),
+    (COUNT, A("2"), "2", OUT.OK),
+    (COUNT, A("two"), "2", OUT.OK),
+    (COUNT, A("There are three tools"), "3", OUT.REPAIRED),
+    (COUNT, A("2 or 3"), None, OUT.AMBIGUOUS),
+    (COUNT, A("many"), None, OUT.OOV),
+    (GRID, A("left-bottom"), "left-bottom", OUT.OK),
+    (GRID, A("bottom left"), "left-bottom", OUT.OK),
+    (GRID, A("left"), None, OUT.OOV),
+    (BOX, A("(327,506),(984,1047)"), "(327,506),(984,1047)", OUT.OK),
+    (BOX, A("[327, 506, 984, 1047]"), "(327,506),(984,1047)", OUT.OK),
+    (BOX, A('{"bbox_2d": [10, 20, 30, 40]}'), "(10,20),(30,40)", OUT.OK),
+    (BOX, A("(30,40),(10,20)"), "(10,20),(30,40)", OUT.OK),
+    (BOX, A("(10,20),(10,40)"), None, OUT.OOV),
+    (BOX, A("(1,2),(3,4) or (5,6),(7,8)"), None, OUT.AMBIGUOUS),
+    (BOX, A("left"), None, OUT.OOV),
 ]
 
 
@@ -144,13 +146,16 @@ def test_answer_table(spec, text, value, outcome) -> None:
 
 
 def test_fuzzy_is_off_unless_asked_for() -> None:
-    assert extract(A("gallblader packaging"), PHASE).outcome is O.OOV
+    assert extract(A("gallblader packaging"), PHASE).outcome is OUT.OOV
     assert extract(A("gallblader packaging"), PHASE, fuzzy=True).value == "gallbladder packaging"
 
 
 def test_the_papers_headless_level_one_and_opener() -> None:
     """Figures 3 and 8: text after the opener is Level 1, but carries no heading, so it earns no format."""
-    text = "<think>This is a Level 1 task requiring localization. Examining the field, I see two instruments.</think><answer>no</answer>"
+    text = (
+        "<think>This is a Level 1 task requiring localization. Examining the field, I see two"
+        " instruments.</think><answer>no</answer>"
+    )
     parsed = parse(text)
     assert parsed.levels == {1: "Examining the field, I see two instruments."}
     assert parsed.headed == () and not parsed.is_format(1)
@@ -181,9 +186,29 @@ def test_what_is_not_the_form_of_a_level_three_task(text) -> None:
 
 words = st.text(alphabet=st.sampled_from("abcdefghij klmno.,;:()<>/-_*\n12345"), max_size=120)
 texts = st.one_of(
-    st.text(max_size=200), words,
-    st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "Level 1:", "Level 3:", "grasper", "hook", "preparation", "(1,2),(3,4)", "yes", "2", ";"]), max_size=14).map(" ".join),
-)  # fmt: skip
+    st.text(max_size=200),
+    words,
+    st.lists(
+        st.sampled_from(
+            [
+                "<think>",
+                "</think>",
+                "<answer>",
+                "</answer>",
+                "Level 1:",
+                "Level 3:",
+                "grasper",
+                "hook",
+                "preparation",
+                "(1,2),(3,4)",
+                "yes",
+                "2",
+                ";",
+            ]
+        ),
+        max_size=14,
+    ).map(" ".join),
+)
 SPECS = [PHASE, LETTERS, TRIPLET, TOOLS, ACTION, YES, COUNT, BOX, GRID, CVS]
 
 
@@ -191,10 +216,10 @@ SPECS = [PHASE, LETTERS, TRIPLET, TOOLS, ACTION, YES, COUNT, BOX, GRID, CVS]
 @given(texts, st.sampled_from(SPECS), st.booleans())
 def test_extraction_is_total_and_idempotent(text, spec, fuzzy) -> None:
     found = extract(text, spec, fuzzy=fuzzy)
-    assert (found.value is None) == (found.outcome not in (O.OK, O.REPAIRED))
+    assert (found.value is None) == (found.outcome not in (OUT.OK, OUT.REPAIRED))
     if found.value is not None:
         again = extract(f"<answer>{found.value}</answer>", spec)
-        assert again.value == found.value and again.outcome is O.OK
+        assert again.value == found.value and again.outcome is OUT.OK
 
 
 @settings(max_examples=1500, deadline=None)
@@ -249,7 +274,10 @@ def _checks(text: str) -> dict[str, bool]:
 
 
 def test_faithfulness_of_good_and_bad_traces() -> None:
-    good = "<think>Level 1: I see a grasper, no clipper.\nLevel 2: The grasper retracts the gallbladder.</think><answer>grasper retract gallbladder</answer>"
+    good = (
+        "<think>Level 1: I see a grasper, no clipper.\nLevel 2: The grasper retracts the"
+        " gallbladder.</think><answer>grasper retract gallbladder</answer>"
+    )
     assert all(_checks(good).values())
     assert not _checks(good.replace("no clipper", "a clipper"))["tools_supported"]
     assert not _checks(good.replace("I see a grasper", "I see tissue"))["tools_grounded"]

@@ -1,4 +1,6 @@
-"""Operations follow the ontology, pictures show their labels, rendering is deterministic, a plan is resumable."""
+"""Operations follow the ontology, pictures show their labels, rendering is deterministic, a plan is
+resumable.
+"""
 
 from dataclasses import replace
 from itertools import groupby, pairwise
@@ -109,12 +111,15 @@ CHANGES = [
     (Prostatectomy(needle_in_tissue=0.5), {"needle_emerged": True, "thread_tension": 1.0}),
     (Prostatectomy(needle_visible=False), {"loops": 3}),
     (Prostatectomy(needle_visible=False), {"stitches": 3}),
-    *[(GastricBypass(), {"view": v}) for v in ("stomach", "omentum", "jejunum", "gastrojejunal", "jejunojejunal", "petersen", "mesentery")],
+    *[
+        (GastricBypass(), {"view": v})
+        for v in ("stomach", "omentum", "jejunum", "gastrojejunal", "jejunojejunal", "petersen", "mesentery")
+    ],
     (GastricBypass("stomach"), {"staple_line": 0.8}),
     (GastricBypass("gastrojejunal"), {"dye": 0.9}),
     (GastricBypass("mesentery", defect=1.0), {"sutures": 4}),
     (GastricBypass(), {"drain": True}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("anatomy", "change"), CHANGES, ids=lambda v: str(v)[:40])
@@ -126,7 +131,9 @@ def test_every_state_of_the_anatomy_shows(anatomy, change) -> None:
 
 
 def test_tools_can_be_told_apart_from_small_crops() -> None:
-    """A linear classifier on 12 x 12 crops of the working end names held-out cholecystectomy tools: labels are visible."""
+    """A linear classifier on 12 x 12 crops of the working end names held-out cholecystectomy tools: labels
+    are visible.
+    """
     from PIL import Image
     from sklearn.linear_model import LogisticRegression
 

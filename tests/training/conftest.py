@@ -10,7 +10,18 @@ from surgr1.ontology.vocabularies import vocabulary
 from surgr1.synthesis.conversations import Conversation, write_conversations
 from surgr1.training.nano import NanoConfig, build_nano
 
-TINY = NanoConfig(vocab_size=420, hidden=48, layers=2, heads=3, kv_heads=1, intermediate=64, vision_depth=2, vision_hidden=32, vision_heads=2, vision_intermediate=48)  # fmt: skip
+TINY = NanoConfig(
+    vocab_size=420,
+    hidden=48,
+    layers=2,
+    heads=3,
+    kv_heads=1,
+    intermediate=64,
+    vision_depth=2,
+    vision_hidden=32,
+    vision_heads=2,
+    vision_intermediate=48,
+)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""The objective by hand and against TRL's gradients, rewards that cannot be gamed, completion-only labels, exact resume."""
+"""The objective by hand and against TRL's gradients, rewards that cannot be gamed, completion-only labels,
+exact resume.
+"""
 
 import json
 import math
@@ -61,7 +63,8 @@ def test_advantages_follow_eq_3_and_the_choice_of_scaling() -> None:
     a = group_advantages(r, 4, "group")
     assert a[0].item() == pytest.approx(0.75 / (math.sqrt(3) / 4 + 1e-4)) and torch.all(a[4:] == 0)
 
-    # In an all-wrong group where one rollout breaks the format, lambda_f is void under "group" and counts under "batch".
+    # In an all-wrong group where one rollout breaks the format, lambda_f is void under "group" and counts
+    # under "batch".
     def one(weight: float, scaling: str) -> float:
         wrong = torch.tensor([0.0] + [weight] * 7)
         other = torch.tensor([1.0, 0.0] * 4)
@@ -92,11 +95,16 @@ def test_a_right_and_well_formed_answer_earns_everything() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        "<answer>preparation or gallbladder dissection</answer>", "<answer>preparation</answer><answer>gallbladder dissection</answer>",
-        "<answer>gallbladder dissection</answer><answer>preparation</answer>", "preparation", "<answer></answer>", "<answer>it may be preparation, I think</answer>",
-        "<answer>preparation; calot triangle dissection</answer>", "<answer>" + "; ".join(vocabulary("cholec80", "phase").names) + "</answer>",
+        "<answer>preparation or gallbladder dissection</answer>",
+        "<answer>preparation</answer><answer>gallbladder dissection</answer>",
+        "<answer>gallbladder dissection</answer><answer>preparation</answer>",
+        "preparation",
+        "<answer></answer>",
+        "<answer>it may be preparation, I think</answer>",
+        "<answer>preparation; calot triangle dissection</answer>",
+        "<answer>" + "; ".join(vocabulary("cholec80", "phase").names) + "</answer>",
     ],
-)  # fmt: skip
+)
 def test_answers_that_hedge_or_hide_earn_nothing(answer) -> None:
     assert (
         answer_reward(f"<think>Level 1: a\nLevel 2: b\nLevel 3: c</think>{answer}", "preparation", PHASE) == 0
@@ -106,10 +114,16 @@ def test_answers_that_hedge_or_hide_earn_nothing(answer) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        GOOD + " extra", GOOD.replace("Level 2: b\n", ""), GOOD.replace("Level 1: a\nLevel 2: b", "Level 2: b\nLevel 1: a"), GOOD.replace("Level 2: b", "Level 2:"),
-        GOOD.replace("</think>", ""), GOOD + GOOD, GOOD.replace("<think>", ""), "<answer>preparation</answer>",
+        GOOD + " extra",
+        GOOD.replace("Level 2: b\n", ""),
+        GOOD.replace("Level 1: a\nLevel 2: b", "Level 2: b\nLevel 1: a"),
+        GOOD.replace("Level 2: b", "Level 2:"),
+        GOOD.replace("</think>", ""),
+        GOOD + GOOD,
+        GOOD.replace("<think>", ""),
+        "<answer>preparation</answer>",
     ],
-)  # fmt: skip
+)
 def test_broken_forms_earn_no_format(text) -> None:
     assert format_reward(text, Task.PHASE_RECOGNITION) == 0
 
@@ -176,9 +190,13 @@ def test_lora_reaches_every_tower_and_a_dead_adapter_is_refused(tiny, conversati
 def trainer_for(tiny, conversations, out, **changes):
     stage = GRPOStage(steps=1, group_size=2, prompts_per_step=2, micro_batch=4, max_new_tokens=16, **changes)
     return make_trainer_class()(
-        model=policy(tiny), reward_funcs=trl_rewards(), args=training_config(stage, out), train_dataset=prompt_dataset(conversations),
-        processing_class=load_processor(tiny), stage=stage,
-    )  # fmt: skip
+        model=policy(tiny),
+        reward_funcs=trl_rewards(),
+        args=training_config(stage, out),
+        train_dataset=prompt_dataset(conversations),
+        processing_class=load_processor(tiny),
+        stage=stage,
+    )
 
 
 def grpo_batch(tiny, conversations, rows):
@@ -208,10 +226,17 @@ def grpo_batch(tiny, conversations, rows):
         1,
     )
     return {
-        "prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completion_ids, "completion_mask": completion_mask,
-        "advantages": torch.tensor([1.3, -0.7, 0.4, -1.1])[: len(rows)], "num_items_in_batch": completion_mask.sum(), "pixel_values": batch["pixel_values"],
-        "image_grid_thw": batch["image_grid_thw"], "mm_token_type_ids": types, "num_images": [1] * len(rows),
-    }  # fmt: skip
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "completion_ids": completion_ids,
+        "completion_mask": completion_mask,
+        "advantages": torch.tensor([1.3, -0.7, 0.4, -1.1])[: len(rows)],
+        "num_items_in_batch": completion_mask.sum(),
+        "pixel_values": batch["pixel_values"],
+        "image_grid_thw": batch["image_grid_thw"],
+        "mm_token_type_ids": types,
+        "num_images": [1] * len(rows),
+    }
 
 
 def gradients(model):
@@ -242,7 +267,9 @@ def reference_gradient(tiny, batch, temperature, tau):
     ("changes", "tau"), [({"tau": 0.5}, 0.5), ({"tau": 1e8}, None), ({"entropy_weighting": False}, None)]
 )
 def test_gradients_equal_the_specification(tiny, conversations, tmp_path, changes, tau) -> None:
-    """The TRL subclass against Eqs. 5-7, LoRA on both towers, mixed image sizes; tau to infinity is plain GRPO."""
+    """The TRL subclass against Eqs. 5-7, LoRA on both towers, mixed image sizes; tau to infinity is plain
+    GRPO.
+    """
     batch = grpo_batch(tiny, conversations, [0, 1, 2, 3])
     trainer = trainer_for(tiny, conversations, tmp_path, **changes)
     trainer.current_gradient_accumulation_steps = 1

@@ -1,0 +1,211 @@
+"""Recipes that are refused with their place, manifests, the command line's exits, and (slow) the whole road
+killed and continued.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from surgr1.pipeline.manifest import Manifest, ManifestError, read_manifest, stage_key, write_manifest
+from surgr1.pipeline.recipe import RecipeError, load_recipe
+from surgr1.pipeline.run import plan
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "recipes"
+
+
+def cli(*arguments: str, **kwargs) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from surgr1.cli.app import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed: 0", "sede: 0", "sede"),
+        ("iterations: 1", "iterations: 0", "refine.iterations"),
+        ("simulate: smoke", "simulate: huge", "simulate"),
+        ("min_tokens: 4", "min_tokens: 400", "larger than max_tokens"),
+        ("dataset: sim-nanfang,", "dataset: sim-cuhk,", "more than once"),
+        ("name: smoke", "name: [", "not valid YAML"),
+        (
+            "{steps: 6, batch_size: 16, learning_rate: 0.001, save_steps: 3}",
+            "{steps: 6, learnin_rate: 1}",
+            "coldstart.stage.learnin_rate",
+        ),
+    ],
+)
+def test_a_bad_recipe_names_the_key(tmp_path, old, new, message) -> None:
+    text = (RECIPES / "smoke.yaml").read_text()
+    assert old in text
+    path = tmp_path / "bad.yaml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(path, run_dir=tmp_path)
+    assert "bad.yaml" in str(caught.value)
+
+
+def test_grpo_without_a_cold_start_is_refused_with_the_reason(tmp_path) -> None:
+    import yaml
+
+    raw = yaml.safe_load((RECIPES / "smoke.yaml").read_text())
+    del raw["coldstart"]
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match="no rollout has the reasoning format"):
+        load_recipe(path, run_dir=tmp_path)
+
+
+def test_real_data_must_be_given_and_must_belong_to_the_recipe(tmp_path) -> None:
+    with pytest.raises(RecipeError, match="--data cholect50=PATH"):
+        load_recipe(RECIPES / "nano-cholect50.yaml", run_dir=tmp_path)
+    with pytest.raises(RecipeError, match="does not read"):
+        load_recipe(RECIPES / "smoke.yaml", run_dir=tmp_path, data={"cholec99": tmp_path})
+
+
+@pytest.mark.parametrize("name", ["demo", "smoke"])
+def test_shipped_recipes_load_and_plan(tmp_path, name) -> None:
+    steps = [s.name for s in plan(load_recipe(RECIPES / f"{name}.yaml", run_dir=tmp_path))]
+    stages = ["base", "sft", "coldstart", "grpo", "refine"]
+    assert steps == ["simulate", "data", *[x for s in stages for x in (s, f"bench-{s}")], "report"]
+
+
+def test_manifests_and_keys(tmp_path) -> None:
+    manifest = Manifest("data", "k", "0", "c", {}, {}, {"n": 1}, {}, 0.5, "now")
+    assert read_manifest(tmp_path) is None
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    (tmp_path / "manifest.json").write_text("{half")
+    with pytest.raises(ManifestError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+    assert (
+        stage_key("a", {"x": 1}, {})
+        != stage_key("a", {"x": 2}, {})
+        != stage_key("a", {"x": 2}, {"data": "z"})
+    )
+
+
+def test_the_command_line_fails_loudly(tmp_path) -> None:
+    found = cli("run", str(tmp_path / "none.yaml"))
+    assert found.returncode == 1 and "none.yaml" in found.stderr and "Traceback" not in found.stderr
+    found = cli("data", "check", str(tmp_path), "--json")
+    assert found.returncode == 1 and json.loads(found.stdout)["complete"] is False
+    found = cli("bench", "report", str(tmp_path))
+    assert found.returncode == 1 and "run the recipe first" in found.stderr
+    found = cli("train", "sft", str(RECIPES / "smoke.yaml"), "--out", str(tmp_path / "run"))
+    assert found.returncode == 1 and "needs simulate" in found.stderr
+    found = cli("run", str(RECIPES / "nano-cholect50.yaml"), "--data", "cholect50")
+    assert found.returncode == 1 and "DATASET=PATH" in found.stderr
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for group in ([], ["data"], ["cot"], ["train"], ["bench"]):
+        listing = cli(*group, "--help").stdout
+        assert listing
+    for command in (
+        "run",
+        "refine",
+        "sim",
+        "predict",
+        "doctor",
+        "data build",
+        "data show",
+        "data check",
+        "data leaks",
+        "cot synthesize",
+        "cot check",
+        "train sft",
+        "train coldstart",
+        "train grpo",
+        "bench run",
+        "bench report",
+    ):
+        assert "Example: surgr1" in cli(*command.split(), "--help").stdout, command
+
+
+def test_an_evaluation_video_in_training_stops_the_build(tmp_path) -> None:
+    import yaml
+
+    from surgr1.simulator.world import SimPlan, Tree, simulate
+
+    trees = (
+        Tree(dataset="sim-cholec80", centre="sim-strasbourg-public", seconds=14, train=(1,)),
+        Tree(dataset="sim-cholect50", centre="sim-strasbourg-public", seconds=14, test=(1,)),
+    )
+    simulate(tmp_path / "sim", SimPlan(trees=trees), workers=1)
+    raw = yaml.safe_load((RECIPES / "smoke.yaml").read_text())
+    raw |= {
+        "simulate": None,
+        "sources": [
+            {"dataset": t.dataset, "root": str(tmp_path / "sim" / t.dataset), "policy": "public"}
+            for t in trees
+        ],
+    }
+    raw["sources"][1]["test"] = ["VID01"]
+    (tmp_path / "leaky.yaml").write_text(yaml.safe_dump(raw))
+    found = cli("data", "build", str(tmp_path / "leaky.yaml"), "--out", str(tmp_path / "run"))
+    assert (
+        found.returncode == 1
+        and "sim-cholec80 video01 (training) is sim-cholect50 VID01 (evaluation)" in found.stderr
+    )
+    leaks = cli("data", "leaks", str(tmp_path / "leaky.yaml"), "--out", str(tmp_path / "run"), "--json")
+    assert leaks.returncode == 1 and json.loads(leaks.stdout)["shared"][0]["videos"] == ["sim:cholec/1"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_whole_road_killed_and_continued(tmp_path) -> None:
+    """The smoke recipe, SIGKILLed at several points, ends with the same data as an undisturbed run; a further
+    run finds all done.
+    """
+    command = [
+        sys.executable,
+        "-c",
+        "from surgr1.cli.app import main; main()",
+        "run",
+        str(RECIPES / "smoke.yaml"),
+        "--out",
+    ]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run([*command, str(whole)], check=True, timeout=900, capture_output=True)
+    # A moment inside each of: rendering, base training, cold start, refinement.
+    for marker in (
+        "sim/.state/sim-cholec80-1.json",
+        "base/log.jsonl",
+        "coldstart/traces/work.jsonl",
+        "refine/iteration-1",
+    ):
+        process = subprocess.Popen(
+            [*command, str(cut)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while not (cut / marker).exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(cut)], check=True, timeout=900, capture_output=True)
+    for name in ("data/sim-cholect50.parquet", "data/sim-endoscapes.parquet"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+    for stage in ("base", "sft", "coldstart", "grpo", "refine"):
+        rows = [
+            {
+                json.loads(x)["sample_id"]: json.loads(x)["text"]
+                for x in (run / "bench" / stage / "predictions.jsonl").read_text().splitlines()
+            }
+            for run in (whole, cut)
+        ]
+        assert rows[0] == rows[1], stage
+    assert (cut / "report.html").is_file()
+    start = time.monotonic()
+    again = subprocess.run([*command, str(cut)], check=True, timeout=120, capture_output=True, text=True)
+    assert "ran " not in again.stdout and time.monotonic() - start < 30
+    report = cli("bench", "report", str(cut), "--json")
+    assert list(json.loads(report.stdout)) == ["base", "sft", "coldstart", "grpo", "refine"]
+    image = next((cut / "images").rglob("*.png"))
+    answer = cli("predict", str(image), "--run", str(cut), "--json")
+    assert answer.returncode == 0 and "not for clinical use" in answer.stdout

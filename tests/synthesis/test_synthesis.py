@@ -1,0 +1,242 @@
+"""Teachers, validation and conversations on simulated samples; kill and continue; an endpoint that answers
+badly; exports read back.
+"""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from surgr1.corpora.grid import PreparedImage, prepare_image
+from surgr1.corpora.schema import Sample
+from surgr1.corpora.sources import Source, read_source
+from surgr1.engines.types import Completion
+from surgr1.reasoning.trace import Trace, parse, render
+from surgr1.simulator.world import SimPlan, Tree, simulate
+from surgr1.synthesis.conversations import (
+    ConversationError,
+    read_conversations,
+    trace_conversation,
+    vqa_conversation,
+    write_conversations,
+)
+from surgr1.synthesis.pretraining import descriptions, echoes
+from surgr1.synthesis.prompts import teacher_prompt
+from surgr1.synthesis.synthesize import check_conversations, synthesize
+from surgr1.synthesis.teachers import ApiTeacher, OfflineTeacher
+from surgr1.synthesis.validate import validate
+from surgr1.training.refine import refine_iteration
+
+TREES = (
+    Tree(dataset="sim-cholec80", centre="sim-strasbourg-public", seconds=14, train=(1,)),
+    Tree(dataset="sim-cholect50", centre="sim-strasbourg-public", seconds=14, train=(1,)),
+    Tree(dataset="sim-endoscapes", centre="sim-london-public", seconds=24, train=(11,)),
+    Tree(dataset="sim-sar-rarp50", centre="sim-london-public", seconds=40, train=(1,)),
+    Tree(dataset="sim-multibypass140", centre="sim-bern-public", seconds=24, train=(1,)),
+)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> tuple[list[Sample], dict[str, PreparedImage]]:
+    out = tmp_path_factory.mktemp("world")
+    simulate(out, SimPlan(trees=TREES), workers=1)
+    samples, images = [], {}
+    for tree in TREES:
+        root = out / tree.dataset
+        role = "train" if tree.layout == "multibypass140" else None
+        for s in read_source(Source(dataset=tree.dataset, root=root, policy="public", role=role)):
+            samples.append(s)
+            images[s.sample_id] = prepare_image(root / s.image, out / "images", min_tokens=4, max_tokens=24)
+    return samples, images
+
+
+def test_every_offline_trace_passes_every_check(world, tmp_path) -> None:
+    samples, images = world
+    report = synthesize(samples, images, OfflineTeacher(), tmp_path)
+    assert (report.accepted, report.rejected, report.reasons) == (len(samples), 0, {})
+    found = check_conversations(report.accepted_path)
+    assert all(set(v) == {"passed"} for v in found["checks"].values())
+    tasks = Counter(c.task for c in read_conversations(report.accepted_path))
+    assert len(tasks) >= 11
+    for c in list(read_conversations(report.accepted_path))[::50]:
+        assert len(c.completion.split()) < 90 and c.source == "offline-labels-v1"
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        (lambda t: t.replace("Level 2:", "Level 3:"), "format"),
+        (lambda t: t.replace("<answer>", "<answer>irrigator aspirate fluid; "), "answer"),
+        (lambda t: t.replace("Level 1:", "Level 1: A clip applier is visible."), "tools_supported"),
+        (lambda t: t.replace("Level 1:", "Level 1: The ground truth is clear."), "no_leak"),
+        (lambda t: t + "!", "format"),
+    ],
+)
+def test_a_corrupted_trace_is_rejected_by_the_right_check(world, damage, check) -> None:
+    samples, images = world
+    sample = next(
+        s
+        for s in samples
+        if s.task == "triplet_extraction" and "retract" in s.answer and "clipper" not in s.answer
+    )
+    image = images[sample.sample_id]
+    text = render(OfflineTeacher().trace(sample, image))
+    assert all(f.ok for f in validate(text, sample, image)[0])
+    assert check in {f.check for f in validate(damage(text), sample, image)[0] if not f.ok}
+
+
+def test_box_answers_are_in_pixels_of_the_prepared_picture(world) -> None:
+    samples, images = world
+    sample = next(s for s in samples if s.task == "tool_localization")
+    image = images[sample.sample_id]
+    conversation = vqa_conversation(sample, image)
+    x = int(conversation.answer[1:].split(",")[0])
+    assert x == pytest.approx(
+        int(sample.answer[1:].split(",")[0]) * image.width / image.original_width, abs=1
+    )
+    assert parse(conversation.completion).answer == conversation.answer
+
+
+def test_a_killed_synthesis_asks_only_for_what_is_undecided(world, tmp_path) -> None:
+    samples, images = world
+
+    class Killed(OfflineTeacher):
+        asked = 0
+
+        def traces(self, samples, images, attempt):
+            for item in super().traces(samples, images, attempt):
+                if Killed.asked == 7:
+                    raise KeyboardInterrupt
+                Killed.asked += 1
+                yield item
+
+    chosen = samples[:20]
+    with pytest.raises(KeyboardInterrupt):
+        synthesize(chosen, images, Killed(), tmp_path)
+    with (tmp_path / "work.jsonl").open("a") as file:
+        file.write('{"sample_id": "half a li')
+    Killed.asked = -100
+    report = synthesize(chosen, images, Killed(), tmp_path)
+    assert Killed.asked == -100 + 13 and report.accepted == 20
+
+
+class Scripted:
+    """An engine that answers from a function of the request."""
+
+    name, model = "scripted", "teacher-x"
+
+    def __init__(self, answer):
+        self.answer, self.prompts = answer, []
+
+    def generate(self, requests, sampling):
+        for request in requests:
+            self.prompts.append(request.prompt)
+            yield (
+                request,
+                [
+                    Completion(self.answer(request, k), "stop", 1, 1, 0.0, 1, "scripted", "teacher-x")
+                    for k in range(sampling.n)
+                ],
+            )
+
+
+def test_a_model_teacher_is_validated_and_retried(world, tmp_path) -> None:
+    samples, images = world
+    chosen = [s for s in samples if s.task == "phase_recognition"][:6]
+    by_id = {s.sample_id: s for s in chosen}
+    tries: Counter[str] = Counter()
+
+    def answer(request, k):
+        sample = by_id[request.request_id]
+        tries[sample.sample_id] += 1
+        if sample is chosen[0]:
+            return "I cannot help with that."
+        if sample is chosen[1] and tries[sample.sample_id] == 1:
+            return "<think>Level 1: a</think><answer>preparation</answer>"
+        return render(OfflineTeacher().trace(sample, images[sample.sample_id]))
+
+    engine = Scripted(answer)
+    report = synthesize(chosen, images, ApiTeacher(engine), tmp_path)
+    assert (report.accepted, report.rejected) == (5, 1) and tries[chosen[1].sample_id] == 2
+    rejected = [json.loads(x) for x in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert [r["sample_id"] for r in rejected] == [chosen[0].sample_id] and rejected[0]["reasons"]
+    assert {c.source for c in read_conversations(report.accepted_path)} == {"teacher-x"}
+
+
+def test_the_teachers_prompt_holds_the_papers_constraints(world) -> None:
+    samples, _ = world
+    sample = next(s for s in samples if s.task == "triplet_extraction")
+    text = teacher_prompt(sample, sample.answer)
+    for part in (
+        "trust the image",
+        "Never mention that an answer was given",
+        "stop at Level 2",
+        "pear-shaped",
+        sample.question,
+    ):
+        assert part in text
+    assert "Level 3:" not in text
+
+
+def test_refinement_sorts_samples_into_both_pathways(world, tmp_path) -> None:
+    """Eq. 8: hard when none of K=3 is right; right but unsound traces are re-tagged; right and sound ones are
+    kept as self-generated.
+    """
+    samples, images = world
+    chosen = [s for s in samples if s.task == "phase_recognition" and s.dataset == "sim-cholect50"][:6]
+    by_id = {s.sample_id: s for s in chosen}
+
+    def answer(request, k):
+        sample = by_id[request.request_id]
+        good = render(OfflineTeacher().trace(sample, images[sample.sample_id]))
+        if sample is chosen[0]:
+            return "<answer>nonsense</answer>"
+        if sample is chosen[1]:
+            return f"<answer>{sample.answer}</answer>"
+        if sample is chosen[2]:
+            return good if k == 2 else "nonsense"
+        return good
+
+    report = refine_iteration(chosen, images, Scripted(answer), OfflineTeacher(), tmp_path, iteration=1)
+    assert (report.hard, report.retagged, report.self_generated, report.teacher_generated) == (1, 1, 4, 2)
+    assert report.composition == {"sim-cholect50": {"self": 4, "teacher": 2}}
+    sources = {c.sample_id: c.source for c in read_conversations(tmp_path / "conversations.parquet")}
+    assert sources[chosen[0].sample_id] == sources[chosen[1].sample_id] == "offline-labels-v1"
+    assert sources[chosen[2].sample_id] == "teacher-x/iteration-1"
+    ledger = [json.loads(x) for x in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    assert len(ledger) == 18 and sum(r["right"] for r in ledger) == 3 + 1 + 9
+
+
+def test_conversations_read_back_and_a_damaged_file_is_named(world, tmp_path) -> None:
+    samples, images = world
+    s = samples[0]
+    rows = [
+        vqa_conversation(s, images[s.sample_id]),
+        trace_conversation(
+            s, images[s.sample_id], Trace({1: "a"}, "x"), source="t", checks={"format": True, "answer": False}
+        ),
+    ]
+    path = tmp_path / "c.parquet"
+    assert write_conversations(path, rows) == 2 and list(read_conversations(path)) == rows
+    assert check_conversations(path)["checks"]["answer"] == {"failed": 1}
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConversationError, match=r"c\.parquet"):
+        list(read_conversations(path))
+
+
+def test_pretraining_shows_no_question_with_its_answer(world, tmp_path) -> None:
+    samples, images = world
+    described = list(descriptions(samples, images))
+    assert len(described) == len({(s.dataset, s.video, s.frame) for s in samples})
+    assert not any("<answer>" in c.completion or "?" in c.prompt for c in described)
+    repeated = list(echoes(samples, images, Path(tmp_path), 50))
+    assert len(repeated) == 50 and all(c.prompt == f"Repeat: {c.completion}" for c in repeated)
+    assert max(c.width * c.height for c in repeated) <= 2 * 28 * 28
+
+
+def test_samples_keep_their_identity(world) -> None:
+    sample = world[0][0]
+    assert replace(sample, answer="other").sample_id == sample.sample_id
+    assert replace(sample, sample_id="", question="another?").sample_id != sample.sample_id

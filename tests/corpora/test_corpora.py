@@ -341,3 +341,11 @@ def test_simulated_trees_say_that_they_are(world) -> None:
         assert "Simulated" in (world / tree.dataset / "SIMULATED.txt").read_text()
     info = json.loads((world / "sim-cholect50" / "labels" / "VID01.json").read_text())["info"]
     assert "Simulated" in info["description"]
+
+
+def test_options_are_listed_for_the_share_that_was_asked_for(world) -> None:
+    samples = list(read_source(source(world, "sim-sar-rarp50", options_share=0.5)))
+    listed = [s for s in samples if s.protocol == "options"]
+    assert 0.3 < len(listed) / len(samples) < 0.7 and all(len(s.options) == 8 for s in listed)
+    triplets = read_source(source(world, "sim-cholect50", options_share=1.0))
+    assert {s.protocol for s in triplets if s.task is Task.TRIPLET_EXTRACTION} == {"open"}

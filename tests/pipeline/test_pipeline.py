@@ -158,6 +158,34 @@ def test_an_evaluation_video_in_training_stops_the_build(tmp_path) -> None:
     assert leaks.returncode == 1 and json.loads(leaks.stdout)["shared"][0]["videos"] == ["sim:cholec/1"]
 
 
+def test_ctrl_c_stops_with_a_word_and_keeps_what_is_done(tmp_path) -> None:
+    command = [sys.executable, "-c", "from surgr1.cli.app import main; main()", "sim", str(tmp_path / "w")]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    while not list((tmp_path / "w" / ".state").glob("*.json")) and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again to continue" in errors
+    assert list((tmp_path / "w" / ".state").glob("*.json"))
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch) -> None:
+    import errno
+
+    from surgr1.ontology.errors import SurgR1Error
+    from surgr1.simulator import world
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x.png"))
+
+    monkeypatch.setitem(world.WRITERS, "sar-rarp50", full)
+    tree = world.Tree(dataset="sim-sar-rarp50", centre="sim-cuhk", seconds=40, train=(1,))
+    with pytest.raises(SurgR1Error, match=r"No space left.*free space"):
+        world._write_one(tmp_path, tmp_path / "s.json", tree, 1, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_whole_road_killed_and_continued(tmp_path) -> None:

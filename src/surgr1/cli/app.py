@@ -113,9 +113,11 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as stop:
+        # typer turns Ctrl-C into this status without a word.
+        if stop.code == 130:
+            print("stopped; run the same command again to continue", file=sys.stderr)
+        raise
 
 
 @app.callback(invoke_without_command=True)

@@ -77,6 +77,7 @@ def read(source: Source) -> Iterator[Sample]:
                 labels=labels,
                 role=role,
                 policy=source.policy,
+                options_share=source.options_share,
                 licence=source.licence or "CC BY-NC-SA 4.0",
             ).samples()
 

@@ -112,6 +112,7 @@ def read(source: Source) -> Iterator[Sample]:
                     labels=Labels(phase=phase, step=step),
                     role=role,
                     policy=source.policy,
+                    options_share=source.options_share,
                     licence=source.licence or "CC BY-NC-SA 4.0",
                 ).samples()
 

@@ -12,6 +12,8 @@ from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import has_vocabulary, vocabulary
 from surgr1.reasoning.answers import format_box
 
+_LISTABLE = 20
+"""A longer vocabulary (CholecT50's 100 triplets, 46 steps) is never listed in a prompt."""
 GRID = ("left-top", "right-top", "left-bottom", "right-bottom")
 
 _WORDINGS: Mapping[Task, tuple[str, ...]] = {
@@ -95,8 +97,10 @@ class Frame:
         policy: Policy,
         licence: str,
         tool_count: int | None = None,
+        options_share: float = 0.0,
     ) -> None:
         self.labels, self.size, self.tool_count = labels, size, tool_count
+        self._options_share = options_share
         self._common: dict[str, Any] = {
             "dataset": dataset,
             "centre": centre,
@@ -128,7 +132,9 @@ class Frame:
         kind = _VOCABULARY.get(task)
         if kind and has_vocabulary(self._dataset, kind):
             options = vocabulary(self._dataset, kind).names
-        protocol: Protocol = "open"
+        draw = hashlib.sha256(f"options|{self._key}|{task}|{focus}".encode()).digest()[0] / 256
+        offered = 0 < len(options) <= _LISTABLE and draw < self._options_share
+        protocol: Protocol = "options" if offered else "open"
         return Sample(
             task=task,
             question=question,

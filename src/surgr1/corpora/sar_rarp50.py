@@ -64,6 +64,7 @@ def read(source: Source) -> Iterator[Sample]:
                 labels=Labels(action=action),
                 role=role,
                 policy=source.policy,
+                options_share=source.options_share,
                 licence=source.licence or "CC BY-NC-SA 4.0",
             ).samples()
 

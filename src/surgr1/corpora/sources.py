@@ -40,6 +40,8 @@ class Source(BaseModel):
     role: Role | None = None
     split: str = "default"
     every: int = Field(1, ge=1)
+    options_share: float = Field(0.0, ge=0, le=1)
+    """Share of the questions that list their options (protocol "options"); the others are open."""
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
 

@@ -77,7 +77,7 @@ def test_shipped_recipes_load_and_plan(tmp_path, name) -> None:
 
 
 def test_manifests_and_keys(tmp_path) -> None:
-    manifest = Manifest("data", "k", "0", "c", {}, {}, {"n": 1}, {}, 0.5, "now")
+    manifest = Manifest("data", "k", "0", "c", {}, {}, {"n": 1}, 0.5, "now")
     assert read_manifest(tmp_path) is None
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest

@@ -27,7 +27,7 @@ class Manifest:
     """What a finished stage was made from and what it made.
 
     `key` is the hash of configuration, package version and input keys; `counts` are sizes of what was
-    written; `seconds` wall time of the run that finished it; `outputs` paths relative to the stage folder.
+    written; `seconds` wall time of the run that finished it.
     """
 
     stage: str
@@ -37,7 +37,6 @@ class Manifest:
     inputs: dict[str, str]
     config: dict[str, Any]
     counts: dict[str, float]
-    outputs: dict[str, str]
     seconds: float
     finished: str
 

@@ -123,7 +123,6 @@ def execute(recipe: Recipe, folder: Path, console: Console, *, only: str | None 
                 inputs,
                 step.config,
                 counts,
-                {},
                 seconds,
                 timestamp(),
             ),

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
-from surgr1.corpora.registry import canonical_video
 from surgr1.corpora.schema import Labels, Sample
 from surgr1.corpora.sources import LabelError, LayoutError, Source
 from surgr1.corpora.splits import official_split
@@ -53,10 +52,8 @@ def read(source: Source) -> Iterator[Sample]:
                     f"{root / image}: labelled frame has no picture ({video}-tool.txt row {index + 2})"
                 )
             yield from Frame(
-                dataset=source.dataset,
-                centre=source.centre,
+                source,
                 procedure=PROCEDURE,
-                canonical_video=canonical_video(source.dataset, video),
                 video=video,
                 frame=frame,
                 seconds=frame_to_seconds(frame),
@@ -64,9 +61,6 @@ def read(source: Source) -> Iterator[Sample]:
                 size=size,
                 labels=Labels(tools=tools[index], phase=phases[frame]),
                 role=role,
-                policy=source.policy,
-                options_share=source.options_share,
-                licence=source.licence or "CC BY-NC-SA 4.0",
             ).samples()
 
 

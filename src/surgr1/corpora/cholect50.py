@@ -9,7 +9,6 @@ from typing import Any
 
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
-from surgr1.corpora.registry import canonical_video
 from surgr1.corpora.schema import LabelledBox, Labels, Sample
 from surgr1.corpora.sources import LabelError, LayoutError, Source
 from surgr1.corpora.splits import official_split
@@ -55,10 +54,8 @@ def read(source: Source) -> Iterator[Sample]:
             )
             labels, count = _labels(rows, size, f"{path}: frame {frame}")
             yield from Frame(
-                dataset=source.dataset,
-                centre=source.centre,
+                source,
                 procedure=PROCEDURE,
-                canonical_video=canonical_video(source.dataset, video),
                 video=video,
                 frame=frame,
                 seconds=frame_to_seconds(frame),
@@ -66,9 +63,6 @@ def read(source: Source) -> Iterator[Sample]:
                 size=size,
                 labels=labels,
                 role=role,
-                policy=source.policy,
-                options_share=source.options_share,
-                licence=source.licence or "CC BY-NC-SA 4.0",
                 tool_count=count,
             ).samples()
 

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
-from surgr1.corpora.registry import canonical_video
 from surgr1.corpora.schema import Labels, Role, Sample
 from surgr1.corpora.sources import LabelError, LayoutError, Source
 from surgr1.ontology.vocabularies import vocabulary
@@ -100,10 +99,9 @@ def read(source: Source) -> Iterator[Sample]:
                 if size is None or not image.is_file():
                     size = image_size(image)
                 yield from Frame(
-                    dataset=source.dataset,
+                    source,
                     centre=source.centre or centre,
                     procedure=PROCEDURE,
-                    canonical_video=canonical_video(source.dataset, video),
                     video=video,
                     frame=index + 1,
                     seconds=frame_to_seconds(index + 1),
@@ -111,9 +109,6 @@ def read(source: Source) -> Iterator[Sample]:
                     size=size,
                     labels=Labels(phase=phase, step=step),
                     role=role,
-                    policy=source.policy,
-                    options_share=source.options_share,
-                    licence=source.licence or "CC BY-NC-SA 4.0",
                 ).samples()
 
 

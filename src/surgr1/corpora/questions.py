@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from surgr1.corpora.schema import Box, LabelledBox, Labels, Policy, Protocol, Role, Sample
+from surgr1.corpora.registry import canonical_video
+from surgr1.corpora.schema import Box, LabelledBox, Labels, Protocol, Role, Sample
+from surgr1.corpora.sources import Source
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import has_vocabulary, vocabulary
@@ -78,15 +80,17 @@ def quadrant(box: Box, width: int, height: int) -> str:
 
 
 class Frame:
-    """One labelled frame and the samples its labels support."""
+    """One labelled frame of a source and the samples its labels support.
+
+    `frame` is the number in the dataset's own unit, `image` relative to the source's root, `size` (width,
+    height) in pixels, `tool_count` the number of instrument instances where the dataset labels instances.
+    """
 
     def __init__(
         self,
+        source: Source,
         *,
-        dataset: str,
-        centre: str,
         procedure: str,
-        canonical_video: str,
         video: str,
         frame: int,
         seconds: float,
@@ -94,18 +98,16 @@ class Frame:
         size: tuple[int, int],
         labels: Labels,
         role: Role,
-        policy: Policy,
-        licence: str,
+        centre: str = "",
         tool_count: int | None = None,
-        options_share: float = 0.0,
     ) -> None:
         self.labels, self.size, self.tool_count = labels, size, tool_count
-        self._options_share = options_share
+        self._options_share = source.options_share
         self._common: dict[str, Any] = {
-            "dataset": dataset,
-            "centre": centre,
+            "dataset": source.dataset,
+            "centre": centre or source.centre,
             "procedure": procedure,
-            "canonical_video": canonical_video,
+            "canonical_video": canonical_video(source.dataset, video),
             "video": video,
             "frame": frame,
             "seconds": seconds,
@@ -115,11 +117,12 @@ class Frame:
             "labels": labels,
             "split": role,
             "role": role,
-            "policy": policy,
-            "licence": licence,
+            "policy": source.policy,
+            # The licence of all five public datasets.
+            "licence": source.licence or "CC BY-NC-SA 4.0",
         }
-        self._dataset, self._procedure = dataset, procedure
-        self._key = f"{dataset}|{video}|{frame}"
+        self._dataset, self._procedure = source.dataset, procedure
+        self._key = f"{source.dataset}|{video}|{frame}"
 
     def _sample(self, task: Task, answer: str, focus: str = "", question: str = "") -> Sample:
         if not question:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
-from surgr1.corpora.registry import canonical_video
 from surgr1.corpora.schema import Labels, Sample
 from surgr1.corpora.sources import LabelError, LayoutError, Source
 from surgr1.corpora.splits import official_split
@@ -52,10 +51,8 @@ def read(source: Source) -> Iterator[Sample]:
             if size is None or not image.is_file():
                 size = image_size(image)
             yield from Frame(
-                dataset=source.dataset,
-                centre=source.centre,
+                source,
                 procedure=PROCEDURE,
-                canonical_video=canonical_video(source.dataset, video),
                 video=video,
                 frame=frame,
                 seconds=frame_to_seconds(frame),
@@ -63,9 +60,6 @@ def read(source: Source) -> Iterator[Sample]:
                 size=size,
                 labels=Labels(action=action),
                 role=role,
-                policy=source.policy,
-                options_share=source.options_share,
-                licence=source.licence or "CC BY-NC-SA 4.0",
             ).samples()
 
 

@@ -34,6 +34,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder")], as_json
 
     Example: surgr1 bench report --json runs/demo
     """
+    from rich.console import Console
     from rich.table import Table
 
     from surgr1.bench.runner import PredictionError
@@ -46,6 +47,8 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder")], as_json
     if as_json:
         show(scores, True)
         return
+    # Eight columns of intervals do not fit a plain log's 80 characters.
+    wide = Console(width=max(console.width, 60 + 26 * len(order)))
     table = Table("task (primary)", "N / videos", "floor", *order)
     for card in scores[order[-1]]["cards"]:
         cells = []
@@ -64,4 +67,4 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder")], as_json
         cells = [f"{a['value']:.1f} [{a['low']:.1f}, {a['high']:.1f}] lift {a['lift']:.2f}" for a in rows]
         table.add_row(f"Arena {group}", "", f"{rows[-1]['floor']:.1f}", *cells)
     table.add_row("valid format", "", "", *[f"{100 * scores[s]['valid_format']:.1f}" for s in order])
-    console.print(table)
+    wide.print(table)

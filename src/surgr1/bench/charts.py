@@ -11,7 +11,7 @@ def bars(rows: Sequence[tuple[str, float, float, float, float]], *, title: str) 
     """Horizontal bars of (name, value, low, high, floor) in percent, interval as a whisker, floor as a
     tick.
     """
-    height, left, width = 26, 110, 430
+    height, left, width = 26, 150, 400
     parts = [
         f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {left + width + 60}'
         f' {height * len(rows) + 26}" class="chart">'
@@ -46,8 +46,9 @@ def radar(axes: Sequence[str], series: Mapping[str, Sequence[float]], floor: Seq
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in (point(i, v) for i, v in enumerate(values)))
 
     parts = [
-        f'<svg role="img" aria-label="radar of primary scores" viewBox="0 0 {size} {size}" class="chart'
-        ' radar">'
+        # The margins hold the names of the axes.
+        f'<svg role="img" aria-label="radar of primary scores" class="chart radar"'
+        f' viewBox="-90 40 {size + 180} {size - 80}">',
     ]
     parts += [f'<polygon points="{path([t] * len(axes))}" class="grid"/>' for t in (25, 50, 75, 100)]
     parts.append(f'<polygon points="{path(floor)}" class="floor-area"/>')

@@ -16,7 +16,7 @@ from typing import Any
 from surgr1.bench import charts
 from surgr1.bench.runner import read_predictions
 from surgr1.bench.scoring import compare
-from surgr1.reasoning.answers import parse_boxes
+from surgr1.reasoning.answers import iou, parse_boxes
 from surgr1.reasoning.trace import parse
 
 MAX_EXAMPLES = 48
@@ -163,6 +163,14 @@ def _curves(run: ReportInput) -> list[dict[str, Any]]:
     return found
 
 
+def _right(row: Mapping[str, Any]) -> bool:
+    """Whether a prediction counts as right: equal to the label, for boxes an overlap of 0.5."""
+    boxes = parse_boxes(row["prediction"] or ""), parse_boxes(row["answer"])
+    if boxes[0] and boxes[1]:
+        return iou(boxes[0][0], boxes[1][0]) >= 0.5
+    return bool(row["prediction"] == row["answer"])
+
+
 def _thumbnail(path: str) -> str:
     from PIL import Image
 
@@ -178,8 +186,7 @@ def _examples(run: ReportInput) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[str, str, bool], list[Mapping[str, Any]]] = {}
     for row in read_predictions(run.stages[-1].predictions):
-        right = row["prediction"] == row["answer"]
-        groups.setdefault((row["dataset"], row["task"], right), []).append(row)
+        groups.setdefault((row["dataset"], row["task"], _right(row)), []).append(row)
     for members in groups.values():
         members.sort(key=lambda r: hashlib.sha256(r["sample_id"].encode()).hexdigest())
     chosen: list[Mapping[str, Any]] = []
@@ -206,7 +213,7 @@ def _examples(run: ReportInput) -> list[dict[str, Any]]:
         found.append(
             {
                 "row": example,
-                "right": example["prediction"] == example["answer"],
+                "right": _right(example),
                 "image": _thumbnail(example["image"]),
                 "levels": sorted(parsed.levels.items()),
                 "truth_boxes": drawn(example["answer"]),

@@ -49,6 +49,8 @@ def open_recipe(path: Path, out: Path | None, data: list[str] | None) -> tuple[A
         except (OSError, yaml.YAMLError, KeyError, TypeError):
             # load_recipe says precisely what is wrong with the file.
             out = Path("runs") / path.stem
+    # Absolute, so that the paths a run records hold wherever it is looked at from.
+    out = out.resolve()
     return load_recipe(path, run_dir=out, data=folders), out
 
 

@@ -36,9 +36,9 @@ def batch(processor: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     image_id = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     tokens = SIZE[0] * SIZE[1] // 784
-    text = torch.randint(300, 500, (BATCH, PROMPT))
+    text = torch.randint(20, 260, (BATCH, PROMPT))
     prompt = torch.cat([torch.full((BATCH, tokens), image_id), text], 1)
-    completion = torch.randint(300, 500, (BATCH, COMPLETION))
+    completion = torch.randint(20, 260, (BATCH, COMPLETION))
     pictures = torch.randint(0, 255, (BATCH, 3, SIZE[1], SIZE[0]), dtype=torch.uint8)
     patches = processor.image_processor(list(pictures), return_tensors="pt", do_resize=False)
     types = torch.cat([(prompt == image_id).long(), torch.zeros_like(completion)], 1)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from surgr1.corpora.grid import PreparedImage, scale_boxes_in_text
+from surgr1.corpora.questions import sample_prompt
 from surgr1.corpora.schema import Sample
 from surgr1.engines.types import Engine, Request, Sampling
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.reasoning.answers import extract, spec_for
-from surgr1.reasoning.prompt import build_prompt
 from surgr1.reasoning.trace import parse
 
 
@@ -64,11 +64,10 @@ def predict(
     requests = []
     for s in samples:
         if s.sample_id not in answered:
-            options = s.options if s.protocol == "options" else ()
             requests.append(
                 Request(
                     s.sample_id,
-                    build_prompt(s.question, task=s.task, options=options, reasoning=reasoning),
+                    sample_prompt(s, reasoning=reasoning),
                     (images[s.sample_id].path,),
                     s.policy,
                 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import Labels, Sample
-from surgr1.corpora.sources import LabelError, LayoutError, Source
+from surgr1.corpora.sources import LabelError, LayoutError, Source, listing
 from surgr1.corpora.splits import official_split
 from surgr1.ontology.vocabularies import VocabularyError, vocabulary
 
@@ -25,7 +25,7 @@ def read(source: Source) -> Iterator[Sample]:
     root = source.root
     for needed in ("phase_annotations", "tool_annotations"):
         if not (root / needed).is_dir():
-            raise LayoutError(f"{root}: not a Cholec80 tree: no {needed}/; found {_listing(root)}")
+            raise LayoutError(f"{root}: not a Cholec80 tree: no {needed}/; found {listing(root)}")
     if not (root / "frames").is_dir():
         hint = "; it has videos/, extract frames at 1 fps first" if (root / "videos").is_dir() else ""
         raise LayoutError(f"{root}: no frames/ folder{hint}")
@@ -62,10 +62,6 @@ def read(source: Source) -> Iterator[Sample]:
                 labels=Labels(tools=tools[index], phase=phases[frame]),
                 role=role,
             ).samples()
-
-
-def _listing(root: Path) -> str:
-    return ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
 
 
 def _rows(path: Path, header: list[str]) -> Iterator[tuple[int, list[str]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import LabelledBox, Labels, Sample
-from surgr1.corpora.sources import LabelError, LayoutError, Source
+from surgr1.corpora.sources import LabelError, LayoutError, Source, listing
 from surgr1.corpora.splits import official_split
 from surgr1.ontology.vocabularies import Vocabulary, triplet_parts, vocabulary
 
@@ -31,9 +31,8 @@ def read(source: Source) -> Iterator[Sample]:
         root = root / "cholect50-challenge-val"
     files = sorted((root / "labels").glob("VID*.json"))
     if not files or not (root / "videos").is_dir():
-        found = ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
         raise LayoutError(
-            f"{root}: not a CholecT50 tree: expected labels/VIDnn.json and videos/; found {found}"
+            f"{root}: not a CholecT50 tree: expected labels/VIDnn.json and videos/; found {listing(root)}"
         )
     official = official_split("cholect50", source.split)
     prefix = root.relative_to(source.root).as_posix()

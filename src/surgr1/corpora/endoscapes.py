@@ -11,7 +11,7 @@ from typing import Any
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import LabelledBox, Labels, Sample
-from surgr1.corpora.sources import LabelError, LayoutError, Source
+from surgr1.corpora.sources import LabelError, LayoutError, Source, listing
 from surgr1.corpora.splits import official_split
 from surgr1.ontology.vocabularies import vocabulary
 
@@ -33,9 +33,9 @@ def read(source: Source) -> Iterator[Sample]:
         if (source.root / r / "annotation_ds_coco.json").is_file()
     ]
     if not folders:
-        found = ", ".join(sorted(p.name for p in source.root.iterdir())[:8]) or "nothing"
         raise LayoutError(
-            f"{source.root}: not an Endoscapes tree: no train|val|test/annotation_ds_coco.json; found {found}"
+            f"{source.root}: not an Endoscapes tree: no train|val|test/annotation_ds_coco.json; found"
+            f" {listing(source.root)}"
         )
     official = official_split("endoscapes", source.split)
     for folder in folders:

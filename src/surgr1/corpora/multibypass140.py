@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import Labels, Role, Sample
-from surgr1.corpora.sources import LabelError, LayoutError, Source
+from surgr1.corpora.sources import LabelError, LayoutError, Source, listing
 from surgr1.ontology.vocabularies import vocabulary
 
 PROCEDURE = "laparoscopic roux-en-y gastric bypass"
@@ -76,9 +76,9 @@ def read(source: Source) -> Iterator[Sample]:
     """
     centres = [c for c in _CENTRES if (source.root / "labels" / c / "labels_by70").is_dir()]
     if not centres:
-        found = ", ".join(sorted(p.name for p in source.root.iterdir())[:8]) or "nothing"
         raise LayoutError(
-            f"{source.root}: not a MultiBypass140 tree: no labels/bern|strasbourg/labels_by70; found {found}"
+            f"{source.root}: not a MultiBypass140 tree: no labels/bern|strasbourg/labels_by70; found"
+            f" {listing(source.root)}"
         )
     for centre in centres:
         labels_dir = source.root / "labels" / centre

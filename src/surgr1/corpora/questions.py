@@ -13,6 +13,7 @@ from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import has_vocabulary, vocabulary
 from surgr1.reasoning.answers import format_box
+from surgr1.reasoning.prompt import build_prompt
 
 _LISTABLE = 20
 """A longer vocabulary (CholecT50's 100 triplets, 46 steps) is never listed in a prompt."""
@@ -203,3 +204,9 @@ def _single(boxes: tuple[LabelledBox, ...], names: tuple[str, ...]) -> list[Labe
     """Boxes of the named entities that occur exactly once: only then "where is the X" has one answer."""
     every = [b.name for b in boxes]
     return [b for b in boxes if b.name in names and every.count(b.name) == 1]
+
+
+def sample_prompt(sample: Sample, *, reasoning: bool) -> str:
+    """The prompt of a sample under its protocol."""
+    options = sample.options if sample.protocol == "options" else ()
+    return build_prompt(sample.question, task=sample.task, options=options, reasoning=reasoning)

@@ -8,7 +8,7 @@ from pathlib import Path
 from surgr1.corpora.grid import image_size
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import Labels, Sample
-from surgr1.corpora.sources import LabelError, LayoutError, Source
+from surgr1.corpora.sources import LabelError, LayoutError, Source, listing
 from surgr1.corpora.splits import official_split
 from surgr1.ontology.vocabularies import vocabulary
 
@@ -28,9 +28,9 @@ def read(source: Source) -> Iterator[Sample]:
     """
     files = sorted(source.root.rglob("action_discrete.txt"))
     if not files:
-        found = ", ".join(sorted(p.name for p in source.root.iterdir())[:8]) or "nothing"
         raise LayoutError(
-            f"{source.root}: not a SAR-RARP50 tree: no action_discrete.txt below it; found {found}"
+            f"{source.root}: not a SAR-RARP50 tree: no action_discrete.txt below it; found"
+            f" {listing(source.root)}"
         )
     official = official_split("sar-rarp50", source.split)
     for path in files:

@@ -21,6 +21,11 @@ class LabelError(SurgR1Error):
     """A label file with a line that cannot be right."""
 
 
+def listing(root: Path) -> str:
+    """The first names in a folder, for errors that say what was found."""
+    return ", ".join(sorted(p.name for p in root.iterdir())[:8]) or "nothing"
+
+
 class Source(BaseModel):
     """One dataset folder. `role` forces a role on every video (external sets); without it the official split
     decides, or the video lists.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from surgr1.corpora.grid import PreparedImage, prepare_image
+from surgr1.corpora.questions import sample_prompt
 from surgr1.corpora.schema import Sample, read_samples
 from surgr1.corpora.select import balanced, spread_over_videos
 from surgr1.engines.types import Engine
@@ -155,7 +156,7 @@ def data(run: Run) -> Counts:
 
 def base(run: Run) -> Counts:
     """The nano base: tokenizer, random weights, full training on descriptions and echoes."""
-    from surgr1.synthesis.conversations import read_conversations, sample_prompt, write_conversations
+    from surgr1.synthesis.conversations import read_conversations, write_conversations
     from surgr1.synthesis.pretraining import descriptions, echoes
     from surgr1.training.nano import build_nano
     from surgr1.training.sft import run_sft

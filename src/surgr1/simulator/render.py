@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from surgr1.simulator.anatomy import IDS, draw_bypass, draw_cholecystectomy, draw_prostatectomy
-from surgr1.simulator.canvas import SUPERSAMPLE, Box, Canvas
+from surgr1.simulator.canvas import Box, Canvas
 from surgr1.simulator.instruments import draw_instrument
 from surgr1.simulator.scene import Centre, Cholecystectomy, Prostatectomy, Scene
 from surgr1.simulator.textures import Float, soft_noise
@@ -125,6 +125,3 @@ def draw_boxes(rendered: Rendered, names: tuple[str, ...]) -> Image.Image:
             pen.rectangle(box, outline=(90, 255, 120))
             pen.text((box[0] + 2, box[1] + 1), name, fill=(90, 255, 120))
     return picture
-
-
-__all__ = ["SUPERSAMPLE", "Rendered", "draw_boxes", "render"]

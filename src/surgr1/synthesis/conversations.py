@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from surgr1.corpora.grid import PreparedImage, scale_boxes_in_text
+from surgr1.corpora.questions import sample_prompt
 from surgr1.corpora.schema import Sample
 from surgr1.ontology.errors import SurgR1Error
-from surgr1.reasoning.prompt import build_prompt
 from surgr1.reasoning.trace import Trace, render
 
 
@@ -54,12 +54,6 @@ def prepared_answer(sample: Sample, image: PreparedImage) -> str:
     return scale_boxes_in_text(
         sample.answer, (image.original_width, image.original_height), (image.width, image.height)
     )
-
-
-def sample_prompt(sample: Sample, *, reasoning: bool) -> str:
-    """The prompt of a sample under its protocol."""
-    options = sample.options if sample.protocol == "options" else ()
-    return build_prompt(sample.question, task=sample.task, options=options, reasoning=reasoning)
 
 
 def _conversation(

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from surgr1.synthesis.conversations import read_conversations
 from surgr1.training.objective import Scaling, entropy_weights, group_advantages
 from surgr1.training.rewards import NAMES, RewardWeights, trl_rewards
-from surgr1.training.sft import Progress, TrainingError, TrainResult, last_checkpoint
+from surgr1.training.sft import Progress, TrainingError, TrainResult, last_checkpoint, save_whole
 
 
 class GRPOStage(BaseModel):
@@ -254,11 +254,7 @@ def run_grpo(
     resume = last_checkpoint(out / "checkpoints")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     rewards = [r["reward"] for r in trainer.state.log_history if "reward" in r]
-    part = out / "adapter.part"
-    shutil.rmtree(part, ignore_errors=True)
-    trainer.model.save_pretrained(part, safe_serialization=True)
-    shutil.rmtree(out / "adapter", ignore_errors=True)
-    part.replace(out / "adapter")
+    save_whole(trainer.model, out / "adapter")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return TrainResult(
         model_dir, out / "adapter", stage.steps, sum(rewards[-5:]) / max(1, len(rewards[-5:])), log

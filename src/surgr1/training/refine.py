@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from surgr1.corpora.grid import PreparedImage
+from surgr1.corpora.questions import sample_prompt
 from surgr1.corpora.schema import Sample
 from surgr1.engines.types import Completion, Engine, Request, Sampling
 from surgr1.reasoning.trace import Trace, parse
 from surgr1.synthesis.conversations import (
     Conversation,
     read_conversations,
-    sample_prompt,
     trace_conversation,
     write_conversations,
 )

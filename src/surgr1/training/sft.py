@@ -178,17 +178,22 @@ def run_sft(
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r][-5:]
     final = sum(losses) / len(losses) if losses else trained.training_loss
     target = out / ("model" if stage.full else "adapter")
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part, safe_serialization=True)
-    if stage.full:
-        processor.save_pretrained(part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.replace(target)
+    save_whole(model, target, processor if stage.full else None)
     shutil.rmtree(out / "checkpoints")
     return TrainResult(
         target if stage.full else model_dir, None if stage.full else target, stage.steps, final, log
     )
+
+
+def save_whole(model: Any, target: Path, processor: Any = None) -> None:
+    """Write weights (and a processor) so that `target` is the old folder or the whole new one."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part, safe_serialization=True)
+    if processor is not None:
+        processor.save_pretrained(part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.replace(target)
 
 
 def _printer() -> Any:

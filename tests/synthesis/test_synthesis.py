@@ -13,6 +13,7 @@ from surgr1.corpora.grid import PreparedImage, prepare_image
 from surgr1.corpora.schema import Sample
 from surgr1.corpora.sources import Source, read_source
 from surgr1.engines.types import Completion
+from surgr1.ontology.tasks import Task
 from surgr1.reasoning.trace import Trace, parse, render
 from surgr1.simulator.world import SimPlan, Tree, simulate
 from surgr1.synthesis.conversations import (
@@ -22,10 +23,10 @@ from surgr1.synthesis.conversations import (
     vqa_conversation,
     write_conversations,
 )
-from surgr1.synthesis.pretraining import descriptions, echoes
+from surgr1.synthesis.pretraining import descriptions, echoes, observations, readings
 from surgr1.synthesis.prompts import teacher_prompt
 from surgr1.synthesis.synthesize import check_conversations, synthesize
-from surgr1.synthesis.teachers import ApiTeacher, OfflineTeacher
+from surgr1.synthesis.teachers import ApiTeacher, OfflineTeacher, aspects
 from surgr1.synthesis.validate import validate
 from surgr1.training.refine import refine_iteration
 
@@ -226,14 +227,26 @@ def test_conversations_read_back_and_a_damaged_file_is_named(world, tmp_path) ->
         list(read_conversations(path))
 
 
-def test_pretraining_shows_no_question_with_its_answer(world, tmp_path) -> None:
+def test_pretraining_answers_no_question_about_a_picture(world, tmp_path) -> None:
     samples, images = world
+    by_id = {s.sample_id: s for s in samples}
     described = list(descriptions(samples, images))
     assert len(described) == len({(s.dataset, s.video, s.frame) for s in samples})
-    assert not any("<answer>" in c.completion or "?" in c.prompt for c in described)
+    assert all(c.prompt == f"Describe the {', '.join(aspects(by_id[c.sample_id]))}." for c in described)
+    seen = list(observations(samples, images, 60))
+    assert len(seen) == 60 and all(c.prompt.startswith(by_id[c.sample_id].question) for c in seen)
+    # Phases, actions and yes/no are never said of a picture: what is said are the cues.
+    for c in seen:
+        sample = by_id[c.sample_id]
+        if sample.task in (Task.PHASE_RECOGNITION, Task.ACTION_RECOGNITION):
+            assert sample.answer not in c.completion.lower()
     repeated = list(echoes(samples, images, Path(tmp_path), 50))
     assert len(repeated) == 50 and all(c.prompt == f"Repeat: {c.completion}" for c in repeated)
-    assert max(c.width * c.height for c in repeated) <= 2 * 28 * 28
+    read = list(readings(samples, images, Path(tmp_path), 40))
+    assert len(read) == 40 and all(c.prompt.startswith("Read: ") and "?" not in c.completion for c in read)
+    assert not any("<" in c.completion for c in (*described, *seen, *read))
+    # What is asked about is never in the picture: that shows another frame, in one or two tokens.
+    assert max(c.width * c.height for c in (*repeated, *read)) <= 2 * 28 * 28
 
 
 def test_samples_keep_their_identity(world) -> None:

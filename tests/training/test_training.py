@@ -5,6 +5,7 @@ exact resume.
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
@@ -14,7 +15,7 @@ from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import vocabulary
 from surgr1.reasoning.answers import spec_for
 from surgr1.synthesis.conversations import read_conversations
-from surgr1.training.data import IGNORE, Collator, TokenError, TokenizedConversations
+from surgr1.training.data import IGNORE, Collator, SortedBatches, TokenError, TokenizedConversations
 from surgr1.training.grpo import (
     GRPOStage,
     group_shares,
@@ -25,6 +26,7 @@ from surgr1.training.grpo import (
 )
 from surgr1.training.loading import ModelError, fingerprint, load_model, load_processor
 from surgr1.training.lora import Lora, LoraError, check_gradients, count_per_tower, peft_config
+from surgr1.training.muon import MuonWithAdamW
 from surgr1.training.objective import entropy_weights, group_advantages, grpo_loss, token_entropy
 from surgr1.training.refine import is_hard
 from surgr1.training.rewards import RewardWeights, answer_reward, format_reward, structure_reward, trl_rewards
@@ -303,9 +305,19 @@ def test_gradients_do_not_depend_on_the_micro_batch(tiny, conversations, tmp_pat
     assert ((gradients(trainer.model) - first).norm() / first.norm()).item() < 1e-5
 
 
-def test_sft_resumes_to_the_same_weights(tiny, conversations, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("full", "optimizer"), [(False, "adamw"), (True, "adamw"), (True, "muon")], ids=["lora", "full", "muon"]
+)
+def test_sft_resumes_to_the_same_weights(tiny, conversations, tmp_path, full, optimizer) -> None:
     stage = SFTStage(
-        steps=6, batch_size=4, learning_rate=1e-3, lora=Lora(r=4, alpha=8), save_steps=2, max_length=400
+        steps=6,
+        batch_size=4,
+        learning_rate=1e-3,
+        lora=Lora(r=4, alpha=8),
+        save_steps=2,
+        max_length=400,
+        full=full,
+        optimizer=optimizer,
     )
     whole = run_sft(
         stage, model_dir=tiny, adapter_in=None, conversations=conversations, out=tmp_path / "whole"
@@ -332,12 +344,53 @@ def test_sft_resumes_to_the_same_weights(tiny, conversations, tmp_path) -> None:
     broken.mkdir()
     (broken / "adapter_model.safetensors").write_bytes(b"half")
     assert last_checkpoint(tmp_path / "cut" / "checkpoints").name == "checkpoint-4" and not broken.exists()
-    again = run_sft(stage, model_dir=tiny, adapter_in=None, conversations=conversations, out=tmp_path / "cut")
-    a, b = (load_file(r.adapter_dir / "adapter_model.safetensors") for r in (whole, again))
+    run_sft(stage, model_dir=tiny, adapter_in=None, conversations=conversations, out=tmp_path / "cut")
+    name = "model/model.safetensors" if full else "adapter/adapter_model.safetensors"
+    a, b = (load_file(tmp_path / run / name) for run in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+    if full:
+        return
     first = json.loads(whole.log.read_text().splitlines()[0])
     assert set(first["gradient_norms"]) == {"vision", "merger", "language"}
     assert fingerprint(tiny, whole.adapter_dir) != fingerprint(tiny, None)
+
+
+def test_muon_moves_matrices_and_adamw_the_rest_at_the_scheduled_rate() -> None:
+    torch.manual_seed(0)
+    layer, embedding = torch.nn.Linear(6, 4), torch.nn.Embedding(5, 6)
+    named = [*layer.named_parameters(), ("embed_tokens.weight", embedding.weight)]
+    before = {n: p.detach().clone() for n, p in named}
+    optimizer = MuonWithAdamW(named, lr=0.1, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    layer(embedding(torch.arange(5))).square().sum().backward()
+    gradient = layer.weight.grad.clone()
+    optimizer.step()
+    assert schedule.get_last_lr() == [0.05, 0.05]
+    # AdamW's first step is the rate times the sign of the gradient.
+    moved = before["embed_tokens.weight"] - embedding.weight
+    assert torch.allclose(moved.abs(), torch.full_like(moved, 0.05), atol=1e-5)
+    # Muon's is the polar factor of the (Nesterov) gradient, scaled by 0.2 * sqrt(longer side): its five
+    # Newton-Schulz steps bring every singular value near 1.
+    step = (before["weight"] - layer.weight) / (0.05 * 0.2 * 6**0.5)
+    u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+    assert torch.linalg.svdvals(step).min() > 0.6 and torch.linalg.svdvals(step).max() < 1.3
+    assert torch.nn.functional.cosine_similarity(step.flatten(), (u @ v).flatten(), dim=0) > 0.95
+    again = MuonWithAdamW(named, lr=0.1, weight_decay=0.0)
+    again.load_state_dict(optimizer.state_dict())
+    assert [g["lr"] for g in again.param_groups] == [0.05, 0.05]
+    with pytest.raises(ValueError, match="no matrix"):
+        MuonWithAdamW([("bias", layer.bias)], lr=0.1, weight_decay=0.0)
+
+
+def test_batches_are_random_and_sorted_inside() -> None:
+    lengths = [int(x) for x in np.random.default_rng(0).integers(10, 99, 50)]
+    order = SortedBatches(lengths, 8, seed=1)
+    first = list(order)
+    assert sorted(first) == list(range(50)) and list(order) == first
+    for i in range(0, 50, 8):
+        assert [lengths[k] for k in first[i : i + 8]] == sorted(lengths[k] for k in first[i : i + 8])
+    order.set_epoch(1)
+    assert list(order) != first and len(order) == 50
 
 
 def test_grpo_runs_logs_and_writes_an_adapter(tiny, conversations, tmp_path) -> None:

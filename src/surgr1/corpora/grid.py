@@ -4,6 +4,7 @@
 
 import hashlib
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,8 @@ def prepare_image(path: Path, cache: Path, *, min_tokens: int, max_tokens: int) 
     target = cache / name[:2] / f"{name}.png"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part")
+        # Two processes may prepare the same picture: each writes its own file.
+        part = target.with_suffix(f".{os.getpid()}.part")
         open_image(path).resize((w, h), Image.Resampling.BICUBIC).save(part, format="PNG", compress_level=1)
         part.replace(target)
     return PreparedImage(target, w, h, width, height)

@@ -47,13 +47,16 @@ class Selection(_Section):
 
 
 class NanoBase(_Section):
-    """A tiny Qwen2.5-VL built here and trained in full on scene descriptions: the stand-in for a pretrained
-    base model.
-    """
+    """A tiny Qwen2.5-VL built here and trained in full: the stand-in for a pretrained base model."""
 
     config: NanoConfig = NanoConfig()
-    echoes: int = Field(1600, ge=0)
-    """How many sentences are repeated beside the frame descriptions (`synthesis.pretraining`)."""
+    observations: int = Field(3600, ge=0)
+    echoes: int = Field(600, ge=0)
+    readings: int = Field(2000, ge=0)
+    """How many questions are met with what bears on them in the picture, how many sentences are repeated, and
+    how many questions are asked of a written description, beside one description of every frame
+    (`synthesis.pretraining`).
+    """
     pretrain: SFTStage
 
 

@@ -155,9 +155,9 @@ def data(run: Run) -> Counts:
 
 
 def base(run: Run) -> Counts:
-    """The nano base: tokenizer, random weights, full training on descriptions and echoes."""
+    """The nano base: tokenizer, random weights, full training on pictures described and texts."""
     from surgr1.synthesis.conversations import read_conversations, write_conversations
-    from surgr1.synthesis.pretraining import descriptions, echoes
+    from surgr1.synthesis.pretraining import descriptions, echoes, observations, readings
     from surgr1.training.nano import build_nano
     from surgr1.training.sft import run_sft
 
@@ -168,10 +168,15 @@ def base(run: Run) -> Counts:
     path = folder / "conversations.parquet"
     if not path.is_file():
         images = run.images(run.train)
-        spread = balanced(run.train, 4000, run.recipe.seed)
+        cache, spread = run.folder / "images", balanced(run.train, 4000, run.recipe.seed)
         write_conversations(
             path,
-            [*descriptions(run.train, images), *echoes(spread, images, run.folder / "images", nano.echoes)],
+            [
+                *descriptions(run.train, images),
+                *observations(run.train, images, nano.observations),
+                *echoes(spread, images, cache, nano.echoes),
+                *readings(run.train, images, cache, nano.readings),
+            ],
         )
     if not (folder / "init" / "nano.json").is_file():
         texts = [f"{c.prompt}\n{c.completion}" for c in read_conversations(path)]
@@ -450,8 +455,8 @@ def report(run: Run, stages: list[str]) -> Counts:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
             "seconds per stage": ", ".join(f"{n} {s:.0f}" for n, s in seconds.items()),
             "base model": (
-                "nano Qwen2.5-VL, trained in full on descriptions of training frames as a stand-in for"
-                " pre-training"
+                "nano Qwen2.5-VL, trained in full on descriptions of training frames and on texts as a"
+                " stand-in for pre-training"
                 if run.recipe.model.nano
                 else str(run.recipe.model.path)
             ),

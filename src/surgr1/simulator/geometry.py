@@ -38,13 +38,14 @@ def anchor(anatomy: Anatomy, target: str) -> Point | None:
 def _cholecystectomy(a: Cholecystectomy, target: str) -> Point | None:
     neck, fundus = a.neck, shifted_fundus(a)
     gone = a.detachment >= 1.0
+    plate = mix(neck, a.fundus, 0.2)
     points: dict[str, Point | None] = {
         "gallbladder": None if a.bag == "closed" else mix(neck, fundus, 0.55),
-        "cystic plate": mix(neck, a.fundus, 0.35),
-        "cystic duct": None if gone else mix(neck, duct_end(a), 0.5),
-        "cystic artery": None if gone else mix(neck, artery_end(a), 0.55),
+        "cystic plate": (plate[0] - 0.07, plate[1] + 0.04),
+        "cystic duct": None if gone else mix(neck, duct_end(a), 0.75),
+        "cystic artery": None if gone else mix(neck, artery_end(a), 0.8),
         "cystic pedicle": None if gone else (neck[0] + 0.06, neck[1] + 0.07),
-        "blood vessel": mix(neck, artery_end(a), 0.8),
+        "blood vessel": mix(neck, artery_end(a), 0.5),
         "fluid": (neck[0] - 0.08, neck[1] + 0.14),
         "abdominal wall cavity": (0.72, 0.12),
         "liver": (0.24, 0.42),

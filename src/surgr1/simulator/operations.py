@@ -116,14 +116,14 @@ _CHOLECYSTECTOMY: dict[str, tuple[float, list[_Deed], list[_Deed]]] = {
 }
 
 _MOTION: dict[str, tuple[float, float]] = {
-    "dissect": (0.030, 0.9),
+    "dissect": (0.014, 0.9),
     "coagulate": (0.008, 0.5),
     "retract": (0.020, 0.2),
     "grasp": (0.012, 0.3),
     "clip": (0.008, 0.4),
     "cut": (0.010, 0.8),
-    "aspirate": (0.035, 0.3),
-    "irrigate": (0.030, 0.4),
+    "aspirate": (0.020, 0.3),
+    "irrigate": (0.020, 0.4),
     "pack": (0.020, 0.4),
     "null verb": (0.050, 0.3),
 }
@@ -225,7 +225,7 @@ def _simulate_cholecystectomy(rng: np.random.Generator, seed: int, centre: Centr
             t = float(len(scenes))
             tools = []
             for k, (one, entry, rest) in enumerate(
-                ((deed, (1.1, 0.78), (0.76, 0.60)), (helper, (-0.1, 0.22), (0.22, 0.40)))
+                ((deed, (1.1, 0.78), (0.84, 0.36)), (helper, (-0.1, 0.22), (0.22, 0.40)))
             ):
                 if deed == helper and k == 1 and deed[2] != "specimen bag":
                     continue
@@ -240,7 +240,7 @@ def _simulate_cholecystectomy(rng: np.random.Generator, seed: int, centre: Centr
                             tip,
                             wobble,
                             opening=_OPENING.get(one[1], 0.35),
-                            scale=1.15,
+                            scale=1.7,
                             verb=one[1],
                             target=one[2],
                         )
@@ -371,7 +371,7 @@ _LEFT, _RIGHT = (-0.1, 0.95), (1.1, 0.95)
 def _driver(
     tip: Point, *, opening: float = 0.05, entry: Point = _RIGHT, tool: str = "needle driver"
 ) -> Instrument:
-    return Instrument(tool, tip, entry, opening=opening, scale=1.15)
+    return Instrument(tool, tip, entry, opening=opening, scale=1.4)
 
 
 def _stitch(
@@ -609,7 +609,7 @@ def _simulate_bypass(rng: np.random.Generator, seed: int, seconds: int) -> Opera
                 )
                 tools.append(
                     Instrument(
-                        tool, tip, _RIGHT if k == 0 else _LEFT, opening=0.3 + 0.2 * math.sin(t), scale=1.15
+                        tool, tip, _RIGHT if k == 0 else _LEFT, opening=0.3 + 0.2 * math.sin(t), scale=1.4
                     )
                 )
             effects = Effects(

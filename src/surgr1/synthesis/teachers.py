@@ -79,17 +79,17 @@ class OfflineTeacher:
         return Trace({k: levels[k] for k in range(1, sample.level + 1)}, prepared_answer(sample, image))
 
 
-def describe(sample: Sample) -> str:
-    """Everything the labels of the sample's frame support, as one plain description: what a pretrained model
-    would already be able to say.
+def aspects(sample: Sample, variant: int = 0) -> dict[str, str]:
+    """What the labels of the sample's frame support, aspect by aspect, in plain words: what a pretrained
+    model would already be able to say. `variant` draws other wordings.
     """
     labels, procedure = sample.labels, load_procedure(sample.procedure)
-    voice = _Voice(f"describe|{sample.dataset}|{sample.video}|{sample.frame}")
-    parts = []
+    voice = _Voice(f"describe|{sample.dataset}|{sample.video}|{sample.frame}|{variant}")
+    found: dict[str, str] = {}
     if labels.tools is not None:
-        parts.append(_tools(sample, procedure, voice))
+        found["instruments"] = _tools(sample, procedure, voice)
     if labels.triplets is not None:
-        parts.append(_deeds(sample, voice))
+        found["actions"] = _deeds(sample, voice)
     if labels.tissues is not None:
         tissues = set(labels.tissues)
         places = [
@@ -97,16 +97,16 @@ def describe(sample: Sample) -> str:
             for b in labels.boxes or ()
             if b.name in tissues
         ]
-        parts.append(f"Structures: {', '.join(places) or 'none'}.")
+        found["structures"] = f"Structures: {', '.join(places) or 'none'}."
     if labels.cvs is not None:
-        parts += [
+        found["critical view"] = " ".join(
             _capital(voice.pick(c.met if m else c.unmet))
             for c, m in zip(procedure.criteria, labels.cvs, strict=True)
-        ]
+        )
     activity = procedure.activity(labels.phase or labels.action or "")
     if activity:
-        parts.append(_capital(voice.pick(activity.cues)))
-    return " ".join(parts)
+        found["activity"] = _capital(voice.pick(activity.cues))
+    return found
 
 
 def _entity(procedure: Procedure, name: str, voice: _Voice) -> str:

@@ -49,6 +49,10 @@ class NanoConfig(BaseModel):
     vision_hidden: int = 128
     vision_heads: int = 4
     vision_intermediate: int = 256
+    initializer_range: float = Field(0.06, gt=0)
+    """Standard deviation of fresh weights. Qwen's 0.02 is meant for thousands of dimensions; at this width it
+    leaves attention flat for hundreds of steps (1/sqrt(hidden) is 0.07).
+    """
 
 
 def build_nano(
@@ -123,6 +127,7 @@ def build_nano(
             "intermediate_size": config.intermediate,
             "max_position_embeddings": 4096,
             "tie_word_embeddings": True,
+            "initializer_range": config.initializer_range,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections},
             "use_sliding_window": False,
             "bos_token_id": ids["<|endoftext|>"],
@@ -142,6 +147,7 @@ def build_nano(
             # Pictures this small fit one window: full attention in every block.
             "fullatt_block_indexes": list(range(config.vision_depth)),
             "tokens_per_second": 2,
+            "initializer_range": config.initializer_range,
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],

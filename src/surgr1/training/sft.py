@@ -36,6 +36,8 @@ class SFTStage(BaseModel):
     steps: int = Field(ge=1)
     batch_size: int = Field(32, ge=1)
     accumulation: int = Field(1, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon on the matrices, AdamW on the rest (`training.muon`)."""
     learning_rate: float = Field(5e-5, gt=0)
     warmup_ratio: float = Field(0.05, ge=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
@@ -100,9 +102,10 @@ def run_sft(
     from peft import get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from surgr1.training.data import Collator, TokenizedConversations
+    from surgr1.training.data import Collator, SortedBatches, TokenizedConversations
     from surgr1.training.loading import load_model, load_processor
     from surgr1.training.lora import check_gradients, count_per_tower, peft_config
+    from surgr1.training.muon import MuonWithAdamW
 
     out.mkdir(parents=True, exist_ok=True)
     processor = load_processor(model_dir)
@@ -112,7 +115,11 @@ def run_sft(
     if not len(data):
         raise TrainingError(f"{conversations}: holds no conversation to train on")
     torch.manual_seed(stage.seed)
-    model = load_model(model_dir, adapter_dir=adapter_in, trainable=True, dtype=stage.dtype)
+    resume = last_checkpoint(out / "checkpoints")
+    # Trainer loads a full checkpoint by names that save_pretrained has renamed, finds none and goes on with
+    # the fresh weights; so a resumed full training is loaded here.
+    start = resume if resume and stage.full else model_dir
+    model = load_model(start, adapter_dir=adapter_in, trainable=True, dtype=stage.dtype)
     if not stage.full and adapter_in is None:
         model = get_peft_model(model, peft_config(stage.lora))
     counts = count_per_tower(model)
@@ -143,6 +150,14 @@ def run_sft(
             if progress:
                 progress(state.global_step, stage.steps)
 
+    class SurgicalTrainer(Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return SortedBatches(data.lengths, stage.batch_size * stage.accumulation, stage.seed)
+
+        def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+            if not stage.full:
+                super()._load_from_checkpoint(checkpoint, model)
+
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=stage.steps,
@@ -153,7 +168,7 @@ def run_sft(
         weight_decay=stage.weight_decay,
         lr_scheduler_type=stage.scheduler,
         adam_beta2=0.95,
-        logging_steps=10,
+        logging_steps=min(10, stage.steps),
         save_steps=stage.save_steps,
         save_total_limit=2,
         seed=stage.seed,
@@ -165,18 +180,22 @@ def run_sft(
         bf16=stage.autocast,
         use_cpu=not torch.cuda.is_available(),
     )
-    trainer = Trainer(
+    optimizer = None
+    if stage.optimizer == "muon":
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        optimizer = MuonWithAdamW(named, lr=stage.learning_rate, weight_decay=stage.weight_decay)
+    trainer = SurgicalTrainer(
         model=model,
+        optimizers=(optimizer, None),
         args=arguments,
         train_dataset=data,
         data_collator=Collator(processor),
         callbacks=[Watch()],
     )
     trainer.remove_callback(_printer())
-    resume = last_checkpoint(out / "checkpoints")
-    trained = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r][-5:]
-    final = sum(losses) / len(losses) if losses else trained.training_loss
+    final = sum(losses) / len(losses)
     target = out / ("model" if stage.full else "adapter")
     save_whole(model, target, processor if stage.full else None)
     shutil.rmtree(out / "checkpoints")

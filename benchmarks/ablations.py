@@ -56,7 +56,8 @@ def arena(recipe: Recipe, folder: Path, bar: Any, stage: str) -> float:
     """The public Arena Score of a stage on the run's evaluation list (which depends on the recipe's seed)."""
     path = folder / "bench" / stage / "scores.json"
     if not path.is_file():
-        stages.bench(Run(recipe, folder, bar), stage)
+        public = tuple(s for s in recipe.sources if s.role != "external")
+        stages.bench(Run(recipe.model_copy(update={"sources": public}), folder, bar), stage)
     return float(json.loads(path.read_text(encoding="utf-8"))["arena"]["public"]["value"])
 
 

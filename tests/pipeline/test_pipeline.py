@@ -202,10 +202,12 @@ def test_the_whole_road_killed_and_continued(tmp_path) -> None:
     ]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*command, str(whole)], check=True, timeout=900, capture_output=True)
-    # A moment inside each of: rendering, base training, cold start, refinement.
+    # A moment inside each of: rendering, base training before and after its checkpoint, cold start,
+    # refinement.
     for marker in (
         "sim/.state/sim-cholec80-1.json",
         "base/log.jsonl",
+        "base/checkpoints/checkpoint-10/trainer_state.json",
         "coldstart/traces/work.jsonl",
         "refine/iteration-1",
     ):
@@ -234,6 +236,8 @@ def test_the_whole_road_killed_and_continued(tmp_path) -> None:
     assert "ran " not in again.stdout and time.monotonic() - start < 30
     report = cli("bench", "report", str(cut), "--json")
     assert list(json.loads(report.stdout)) == ["base", "sft", "coldstart", "grpo", "refine"]
+    table = cli("bench", "report", str(cut), "--markdown").stdout
+    assert "| Arena public " in table and "| valid format, external sets " in table
     image = next((cut / "images").rglob("*.png"))
     answer = cli("predict", str(image), "--run", str(cut), "--json")
     assert answer.returncode == 0 and "not for clinical use" in answer.stdout

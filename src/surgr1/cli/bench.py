@@ -1,6 +1,7 @@
 """`surgr1 bench …`: SurgBench."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +30,16 @@ def run_bench(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run folder")], as_json: Json = False) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder")],
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown")] = False,
+) -> None:
     """Scores, intervals, floors and N per stage and task of a run.
 
     Example: surgr1 bench report --json runs/demo
     """
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -49,22 +55,36 @@ def report(folder: Annotated[Path, typer.Argument(help="A run folder")], as_json
         return
     # Eight columns of intervals do not fit a plain log's 80 characters.
     wide = Console(width=max(console.width, 60 + 26 * len(order)))
-    table = Table("task (primary)", "N / videos", "floor", *order)
-    for card in scores[order[-1]]["cards"]:
-        cells = []
-        for stage in order:
-            mine = next((c for c in scores[stage]["cards"] if c["id"] == card["id"]), None)
-            value = mine["metrics"][mine["primary"]] if mine else None
-            cells.append(f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" if value else "-")
-        table.add_row(
+    look = box.MARKDOWN if markdown else box.HEAVY_HEAD
+    table = Table("task (primary metric)", "N / videos", "floor", *order, box=look)
+    for row in _rows([scores[s] for s in order]):
+        table.add_row(*row)
+    wide.print(table)
+
+
+def _rows(scores: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """The table of a run's stages: cards, Arena Scores, lifts, share of valid format."""
+
+    def interval(value: dict[str, float] | None) -> str:
+        return f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" if value else "-"
+
+    last = scores[-1]
+    for card in last["cards"]:
+        mine = [next((c for c in s["cards"] if c["id"] == card["id"]), None) for s in scores]
+        yield [
             f"{card['title']} ({card['primary']})",
             f"{card['n']} / {card['videos']}",
             f"{card['floor']:.1f}",
-            *cells,
-        )
-    for group in scores[order[-1]]["arena"]:
-        rows = [scores[s]["arena"][group] for s in order]
-        cells = [f"{a['value']:.1f} [{a['low']:.1f}, {a['high']:.1f}] lift {a['lift']:.2f}" for a in rows]
-        table.add_row(f"Arena {group}", "", f"{rows[-1]['floor']:.1f}", *cells)
-    table.add_row("valid format", "", "", *[f"{100 * scores[s]['valid_format']:.1f}" for s in order])
-    wide.print(table)
+            *[interval(c["metrics"][c["primary"]] if c else None) for c in mine],
+        ]
+    for group, found in last["arena"].items():
+        arenas = [s["arena"][group] for s in scores]
+        yield [f"Arena {group}", "", f"{found['floor']:.1f}", *[interval(a) for a in arenas]]
+        yield [f"lift {group}", "", "", *[f"{a['lift']:.2f}" for a in arenas]]
+    for title, external in (("valid format, public sets", False), ("valid format, external sets", True)):
+        chosen = [[c for c in s["cards"] if (c["group"] == "external") == external] for s in scores]
+        if all(chosen):
+            totals = [sum(c["n"] for c in cards) for cards in chosen]
+            valid = [sum(c["n"] * c["valid_format"] for c in cards) for cards in chosen]
+            shares = [f"{100 * v / n:.1f}" for v, n in zip(valid, totals, strict=True)]
+            yield [title, str(totals[-1]), "", *shares]

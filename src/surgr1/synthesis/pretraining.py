@@ -40,9 +40,8 @@ def descriptions(samples: Iterable[Sample], images: Mapping[str, PreparedImage])
         found = aspects(sample)
         if found:
             prompt = f"Describe the {', '.join(found)}."
-            yield _conversation(
-                sample, images[sample.sample_id], prompt, " ".join(found.values()), "description"
-            )
+            text = _text(found.values())
+            yield _conversation(sample, images[sample.sample_id], prompt, text, "description")
 
 
 def observations(
@@ -51,10 +50,12 @@ def observations(
     """At most `limit` questions met with what is seen that bears on them, not with their answer."""
     for sample in balanced([s for s in samples if s.task in BEARING], limit):
         found = aspects(sample, 1)
-        seen = " ".join(found[a] for a in BEARING[sample.task] if a in found)
         if sample.task is Task.CVS_CRITERIA_ASSESSMENT:
-            which = [str(c.id) for c in load_procedure(sample.procedure).criteria].index(sample.focus)
-            seen = re.split(r"(?<=[.])\s+", seen)[which]
+            criteria = load_procedure(sample.procedure).criteria
+            which = next(i for i, c in enumerate(criteria) if c.id == sample.focus)
+            seen = found["critical view"][which]
+        else:
+            seen = _text(found[a] for a in BEARING[sample.task] if a in found)
         prompt = f"{sample.question}\nDescribe what bears on it."
         yield _conversation(sample, images[sample.sample_id], prompt, seen, "observation")
 
@@ -88,8 +89,12 @@ def readings(
     chosen = balanced([s for s in samples if s.task in BEARING], limit)
     for k, sample in enumerate(chosen):
         other = samples[(k * 7919) % len(samples)]
-        prompt = f"Read: {' '.join(aspects(sample).values())} {sample.question}"
+        prompt = f"Read: {_text(aspects(sample).values())} {sample.question}"
         yield _conversation(other, _tiny(images[other.sample_id], cache), prompt, sample.answer, "reading")
+
+
+def _text(found: Iterable[tuple[str, ...]]) -> str:
+    return " ".join(sentence for sentences in found for sentence in sentences)
 
 
 def _tiny(image: PreparedImage, cache: Path) -> PreparedImage:

@@ -79,17 +79,17 @@ class OfflineTeacher:
         return Trace({k: levels[k] for k in range(1, sample.level + 1)}, prepared_answer(sample, image))
 
 
-def aspects(sample: Sample, variant: int = 0) -> dict[str, str]:
-    """What the labels of the sample's frame support, aspect by aspect, in plain words: what a pretrained
-    model would already be able to say. `variant` draws other wordings.
+def aspects(sample: Sample, variant: int = 0) -> dict[str, tuple[str, ...]]:
+    """What the labels of the sample's frame support, aspect -> sentences: what a pretrained model would
+    already be able to say. "critical view" has one sentence per criterion. `variant` draws other wordings.
     """
     labels, procedure = sample.labels, load_procedure(sample.procedure)
     voice = _Voice(f"describe|{sample.dataset}|{sample.video}|{sample.frame}|{variant}")
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, ...]] = {}
     if labels.tools is not None:
-        found["instruments"] = _tools(sample, procedure, voice)
+        found["instruments"] = (_tools(sample, procedure, voice),)
     if labels.triplets is not None:
-        found["actions"] = _deeds(sample, voice)
+        found["actions"] = (_deeds(sample, voice),)
     if labels.tissues is not None:
         tissues = set(labels.tissues)
         places = [
@@ -97,15 +97,15 @@ def aspects(sample: Sample, variant: int = 0) -> dict[str, str]:
             for b in labels.boxes or ()
             if b.name in tissues
         ]
-        found["structures"] = f"Structures: {', '.join(places) or 'none'}."
+        found["structures"] = (f"Structures: {', '.join(places) or 'none'}.",)
     if labels.cvs is not None:
-        found["critical view"] = " ".join(
+        found["critical view"] = tuple(
             _capital(voice.pick(c.met if m else c.unmet))
             for c, m in zip(procedure.criteria, labels.cvs, strict=True)
         )
     activity = procedure.activity(labels.phase or labels.action or "")
     if activity:
-        found["activity"] = _capital(voice.pick(activity.cues))
+        found["activity"] = (_capital(voice.pick(activity.cues)),)
     return found
 
 

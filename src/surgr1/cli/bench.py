@@ -65,10 +65,16 @@ def report(
 def _rows(scores: list[dict[str, Any]]) -> Iterator[list[str]]:
     """The table of a run's stages: cards, Arena Scores, lifts, share of valid format."""
 
-    def interval(value: dict[str, float] | None) -> str:
-        return f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]" if value else "-"
-
     last = scores[-1]
+    # One video cannot be resampled: its bootstrap has no width and would look like certainty.
+    alone = any(c["videos"] < 2 for c in last["cards"])
+
+    def interval(value: dict[str, float] | None) -> str:
+        if not value:
+            return "-"
+        bounds = "" if alone else f" [{value['low']:.1f}, {value['high']:.1f}]"
+        return f"{value['value']:.1f}{bounds}"
+
     for card in last["cards"]:
         mine = [next((c for c in s["cards"] if c["id"] == card["id"]), None) for s in scores]
         yield [

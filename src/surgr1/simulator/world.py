@@ -4,10 +4,12 @@ import hashlib
 import json
 import multiprocessing
 import shutil
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -175,6 +177,18 @@ def _write_one(root: Path, state: Path, tree: Tree, number: int, plan_seed: int)
     return int(found["frames"])
 
 
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started here never see Ctrl-C (they inherit the mask); it reaches this one afterwards. A
+    worker interrupted inside a queue's lock would leave the pool waiting for ever.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def simulate(
     out: Path, plan: SimPlan, *, workers: int = 2, progress: Callable[[int, int], None] | None = None
 ) -> SimReport:
@@ -193,22 +207,21 @@ def simulate(
     rendered = 0
     if todo:
         # Spawned, not forked: the parent may hold torch's threads.
-        with ProcessPoolExecutor(
-            min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn")
-        ) as pool:
-            futures = [pool.submit(_write_one, out / t.dataset, s, t, n, plan.seed) for t, n, s in todo]
-            try:
-                for done, future in enumerate(as_completed(futures), start=len(jobs) - len(todo) + 1):
-                    rendered += future.result()
-                    if progress:
-                        progress(done, len(jobs))
-            except BrokenProcessPool as error:
-                raise SimulationError(
-                    "a rendering process was killed (out of memory?); run again to continue"
-                ) from error
-            finally:
-                for future in futures:
-                    future.cancel()
+        pool = ProcessPoolExecutor(min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"))
+        try:
+            with _interrupts_blocked():
+                futures = [pool.submit(_write_one, out / t.dataset, s, t, n, plan.seed) for t, n, s in todo]
+            for done, future in enumerate(as_completed(futures), start=len(jobs) - len(todo) + 1):
+                rendered += future.result()
+                if progress:
+                    progress(done, len(jobs))
+        except BrokenProcessPool as error:
+            raise SimulationError(
+                "a rendering process was killed (out of memory?); run again to continue"
+            ) from error
+        finally:
+            # The videos being written are finished (a second or two), the others are not begun.
+            pool.shutdown(cancel_futures=True)
     frames = 0
     for tree in plan.trees:
         videos: dict[int, dict[str, Any]] = {}

@@ -71,6 +71,11 @@ def leaks(recipe: RecipeFile, out: Out = None, data: Data = None, as_json: Json 
         for r in leak_matrix(sorted(roles))
     ]
     train = len({(d, v) for d, v, role in roles if role == "train"})
-    show({"training_videos": train, "shared": rows}, as_json)
+    if as_json:
+        show({"training_videos": train, "shared": rows}, as_json)
+    else:
+        for row in rows:
+            console.print(f"{row['train']} and {row['evaluation']} share {', '.join(row['videos'])}")
+        console.print(f"{train} training videos, {len(rows)} pairs of sets share operations")
     if rows:
         raise typer.Exit(1)

@@ -5,6 +5,7 @@ against the published overlaps.
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,10 @@ def test_selection_is_balanced_and_natural(world) -> None:
     picked = balanced(samples, 16)
     assert len({s.answer for s in picked}) == 8
     assert [s.sample_id for s in picked] == [s.sample_id for s in balanced(list(reversed(samples)), 16)]
+    # More answers than places (boxes, triplets): any of them, not the first in the alphabet.
+    many = [replace(s, answer=f"{k:03d}") for k, s in enumerate(samples[:80])]
+    numbers = sorted(int(s.answer) for s in balanced(many, 16))
+    assert numbers[0] < 20 and numbers[-1] >= 60 and numbers[7] >= 25
     spread = spread_over_videos(samples, 20)
     assert {sum(s.video == v for s in spread) for v in ("video_01", "video_41")} == {10}
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from surgr1.corpora.schema import Sample
 
 
-def _rank(sample: Sample, seed: int) -> str:
-    """A position that depends on the sample and the seed alone, so adding a dataset moves no other sample."""
-    return hashlib.sha256(f"{seed}|{sample.sample_id}".encode()).hexdigest()
+def _rank(name: object, seed: int) -> str:
+    """A position that depends on the name and the seed alone, so adding a dataset moves no other sample."""
+    return hashlib.sha256(f"{seed}|{name}".encode()).hexdigest()
 
 
 def _round_robin(groups: Sequence[Sequence[Sample]], limit: int) -> list[Sample]:
@@ -25,17 +25,18 @@ def _round_robin(groups: Sequence[Sequence[Sample]], limit: int) -> list[Sample]
 
 
 def _grouped(samples: Iterable[Sample], key: Callable[[Sample], Hashable], seed: int) -> list[list[Sample]]:
+    """Groups and their members in drawn order. In sorted order, a limit below the number of groups would take
+    only the answers that come first in the alphabet (boxes at the left, say).
+    """
     groups: defaultdict[Hashable, list[Sample]] = defaultdict(list)
-    for sample in sorted(samples, key=lambda s: _rank(s, seed)):
+    for sample in sorted(samples, key=lambda s: _rank(s.sample_id, seed)):
         groups[key(sample)].append(sample)
-    return [groups[k] for k in sorted(groups, key=str)]
+    return [groups[k] for k in sorted(groups, key=lambda k: _rank(k, seed))]
 
 
 def balanced(samples: Iterable[Sample], limit: int, seed: int = 0) -> list[Sample]:
     """At most `limit` samples, equal over (dataset, task, focus) and, inside each, over answers (rare answers
     first served).
-
-    Box answers are all different, so a localization group is simply spread by rank.
     """
     by_task = _grouped(
         samples, lambda s: (s.dataset, s.task, s.focus if s.task.endswith("assessment") else ""), seed

@@ -31,6 +31,7 @@ from surgr1.training.objective import entropy_weights, group_advantages, grpo_lo
 from surgr1.training.refine import is_hard
 from surgr1.training.rewards import RewardWeights, answer_reward, format_reward, structure_reward, trl_rewards
 from surgr1.training.sft import SFTStage, TrainingError, last_checkpoint, run_sft
+from surgr1.training.shared_prefix import SharedPrefixError
 
 torch.set_num_threads(1)
 
@@ -232,12 +233,13 @@ def grpo_batch(tiny, conversations, rows):
         "prompt_mask": prompt_mask,
         "completion_ids": completion_ids,
         "completion_mask": completion_mask,
-        "advantages": torch.tensor([1.3, -0.7, 0.4, -1.1])[: len(rows)],
+        "advantages": torch.tensor([1.3, -0.7, 0.4, -1.1, 0.9, -0.2])[: len(rows)],
         "num_items_in_batch": completion_mask.sum(),
         "pixel_values": batch["pixel_values"],
         "image_grid_thw": batch["image_grid_thw"],
         "mm_token_type_ids": types,
         "num_images": [1] * len(rows),
+        "group": torch.tensor([rows.index(r) for r in rows]),
     }
 
 
@@ -283,6 +285,102 @@ def test_gradients_equal_the_specification(tiny, conversations, tmp_path, change
     if tau == 0.5:
         plain = reference_gradient(tiny, batch, 0.9, None)
         assert ((plain - wanted).norm() / wanted.norm()).item() > 1e-3, "the weights must matter in this test"
+
+
+def with_own_completions(batch):
+    """Another completion of another length in every row."""
+    ids, mask = batch["completion_ids"], batch["completion_mask"]
+    rows, width = ids.shape
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(20, 260, ids.shape, generator=generator)
+    mask = (torch.arange(width) < (width - torch.arange(rows) * 3)[:, None]).long()
+    return batch | {"completion_ids": ids * mask, "completion_mask": mask, "num_items_in_batch": mask.sum()}
+
+
+@pytest.mark.parametrize("rows", [[0, 0, 0, 0], [0, 1, 0, 1, 1, 3], [0, 1, 2, 3]])
+def test_shared_prefixes_give_the_loss_and_gradients_of_separate_rows(
+    tiny, conversations, tmp_path, rows
+) -> None:
+    """Mixed picture sizes (so prompts of mixed length), mixed completions, groups of any size and order."""
+    batch = with_own_completions(grpo_batch(tiny, conversations, rows))
+    found = {}
+    for shared in (False, True):
+        trainer = trainer_for(tiny, conversations, tmp_path, tau=0.5, shared_prefix=shared)
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        calls = []
+        trainer.model.get_base_model().model.visual.register_forward_hook(
+            lambda module, inputs, output, calls=calls: calls.append(len(inputs[0]))
+        )
+        loss = trainer._compute_loss(trainer.model, batch)
+        loss.backward()
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+        pictures = {
+            k: batch[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+        }
+        width = batch["completion_ids"].shape[1]
+        with torch.no_grad():
+            whole, parts = (
+                trainer._get_per_token_logps_and_entropies(
+                    trainer.model, ids, mask, width, size, compute_entropy=True, **pictures
+                )
+                for size in (None, 2)
+            )
+        for a, b in zip(whole[:2], parts[:2], strict=True):
+            assert torch.allclose(a * batch["completion_mask"], b * batch["completion_mask"], atol=1e-5)
+        found[shared] = loss.item(), gradients(trainer.model), whole[0] * batch["completion_mask"], calls[0]
+    plain, ours = found[False], found[True]
+    assert ours[0] == pytest.approx(plain[0], rel=1e-5)
+    assert ((ours[1] - plain[1]).norm() / plain[1].norm()).item() < 1e-5
+    assert torch.allclose(ours[2], plain[2], atol=1e-5)
+    patches = batch["image_grid_thw"].prod(-1)
+    assert plain[3] == patches.sum()
+    assert ours[3] == sum(patches[rows.index(r)] for r in set(rows)), "the encoder must see a picture once"
+
+
+def test_rollouts_prefill_and_preprocess_once_per_prompt(tiny, conversations, tmp_path, monkeypatch) -> None:
+    """The same rollouts as TRL's own under the same random state, from one prefill and one preprocessing."""
+    from transformers import Qwen2VLImageProcessor
+
+    pictures: list[int] = []
+    plain = Qwen2VLImageProcessor._preprocess
+
+    def counted(self, images, **settings):
+        pictures.append(len(images))
+        return plain(self, images, **settings)
+
+    monkeypatch.setattr(Qwen2VLImageProcessor, "_preprocess", counted)
+    rows = list(prompt_dataset(conversations))
+    inputs = [rows[k] for k in (0, 0, 1, 1)]
+    found = {}
+    for shared in (False, True):
+        trainer = trainer_for(tiny, conversations, tmp_path, shared_prefix=shared)
+        trainer.model.train()
+        seen: list[int] = []
+        trainer.model.get_base_model().model.visual.register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append(len(inputs[0]))
+        )
+        pictures.clear()
+        torch.manual_seed(3)
+        batch = trainer._generate_and_score_completions(inputs)
+        found[shared] = batch, sum(pictures), seen
+    plain_batch, ours = found[False][0], found[True][0]
+    for key in ("prompt_ids", "completion_ids", "completion_mask", "advantages", "pixel_values"):
+        assert torch.equal(plain_batch[key], ours[key]), key
+    assert len(set(map(tuple, ours["completion_ids"].tolist()))) > 1
+    assert (found[False][1], found[True][1]) == (8, 2), "pictures preprocessed: 2G per prompt against 1"
+    patches = sum(int(g.prod()) for g in ours["image_grid_thw"][[0, 2]])
+    assert (found[False][2], found[True][2]) == ([2 * patches], [patches])
+
+
+def test_shared_prefixes_refuse_gradient_checkpointing(tiny, conversations, tmp_path) -> None:
+    trainer = trainer_for(tiny, conversations, tmp_path)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    with pytest.raises(SharedPrefixError, match="gradient checkpointing"):
+        trainer._compute_loss(trainer.model, grpo_batch(tiny, conversations, [0, 0]))
 
 
 def test_gradients_do_not_depend_on_the_micro_batch(tiny, conversations, tmp_path) -> None:

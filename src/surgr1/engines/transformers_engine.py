@@ -10,6 +10,32 @@ from surgr1.engines.messages import user_messages
 from surgr1.engines.types import Completion, FinishReason, Request, Sampling
 
 
+def generate_branches(model: Any, inputs: Any, owner: Any, config: Any) -> Any:
+    """`model.generate` for several completions per prompt from one prefill: token ids (B, prompt + new).
+
+    `inputs` are those of U left-padded prompts that end with text, `owner` (B,) names the prompt of every
+    completion. transformers' own `num_return_sequences` would encode every picture and prompt B times. The
+    same random state gives the same tokens.
+    """
+    import torch
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    # All but the last token: `generate` wants something left to run, and its logits.
+    prefill = {
+        k: v[:, :-1] if k in ("input_ids", "attention_mask", "mm_token_type_ids") else v
+        for k, v in inputs.items()
+    }
+    with torch.no_grad():
+        prefix = base.model(**prefill, use_cache=True)
+    cache = prefix.past_key_values
+    cache.batch_select_indices(owner)
+    base.model.rope_deltas = prefix.rope_deltas[owner]
+    return model.generate(
+        input_ids=ids[owner], attention_mask=mask[owner], past_key_values=cache, generation_config=config
+    )
+
+
 class TransformersEngine:
     """Answers requests with a loaded model. `model_id` names the policy in ledgers (base and adapter
     fingerprint).
@@ -98,7 +124,6 @@ class TransformersEngine:
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=sampled,
-            num_return_sequences=sampling.n,
             repetition_penalty=sampling.repetition_penalty,
             eos_token_id=self._stops,
             pad_token_id=tokenizer.pad_token_id,
@@ -117,5 +142,6 @@ class TransformersEngine:
             torch.autocast(self._device, torch.bfloat16, enabled=self._autocast),
         ):
             torch.manual_seed(seed)
-            sequences = self._model.generate(**inputs, generation_config=config)
+            owner = torch.arange(len(batch), device=self._device).repeat_interleave(sampling.n)
+            sequences = generate_branches(self._model, inputs, owner, config)
         return sequences, inputs["input_ids"].shape[1]

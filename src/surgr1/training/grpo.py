@@ -1,7 +1,8 @@
 """Stage 3: GRPO (Eqs. 2-7) as a thin subclass of TRL's trainer. The only module that imports TRL.
 
 What is ours: the entropy weight w_t through TRL's own hook (`get_high_entropy_mask` may return floats, which
-multiply the token losses), Eq. 3's advantages, the schedule of the reward weights, and the log. Loss type
+multiply the token losses), Eq. 3's advantages, the schedule of the reward weights, prompts that are
+preprocessed, prefilled and trained on once per group (`shared_prefix`), and the log. Loss type
 "luspo" at token level is the sum over tokens and mean over completions of Eq. 7; on-policy (one iteration)
 the clipped ratio is 1 and its gradient that of A * log pi.
 """
@@ -10,6 +11,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +43,8 @@ class GRPOStage(BaseModel):
     temperature: float = Field(0.9, gt=0)
     max_new_tokens: int = Field(1024, ge=8)
     entropy_weighting: bool = True
+    shared_prefix: bool = True
+    """One forward of picture and prompt per group (`training.shared_prefix`); else TRL's own path."""
     tau: float = Field(1.0, gt=0)
     scale_rewards: Scaling = "batch"
     rewards: RewardWeights = RewardWeights()
@@ -66,9 +70,21 @@ def make_trainer_class() -> type:
     """The subclass, built on demand so that importing this module costs no torch."""
     import torch
     from trl import GRPOTrainer
+    from trl.models.utils import unwrap_model_for_generation
+    from trl.trainer.utils import (
+        pad,
+        split_pixel_values_by_grid,
+        split_tensor_dict,
+        unsplit_pixel_values_by_grid,
+    )
+
+    from surgr1.engines.transformers_engine import generate_branches
+    from surgr1.training.shared_prefix import first_rows, install, patches_once, prompts_of
 
     class SurgicalGRPOTrainer(GRPOTrainer):
-        """TRL's trainer with w_t, Eq. 3 and scheduled reward weights."""
+        """TRL's trainer with w_t, Eq. 3, scheduled reward weights and shared prefixes."""
+
+        _buffered_inputs: Any
 
         def __init__(self, *args: Any, stage: GRPOStage, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -80,6 +96,8 @@ def make_trainer_class() -> type:
             if stage.entropy_weighting:
                 # Any value below 1 makes TRL call the hook; the threshold it passes is not used.
                 self.top_entropy_quantile = 0.5
+            if stage.shared_prefix:
+                install(self.accelerator.unwrap_model(self.model))
 
         def get_high_entropy_mask(self, entropies: Any, mask: Any, threshold: float) -> Any:
             weights = entropy_weights(entropies, mask, self.stage.tau)
@@ -107,8 +125,110 @@ def make_trainer_class() -> type:
             self._metrics["train"]["distinct"].append(sum(len(set(g)) / len(g) for g in groups) / len(groups))
             return rewards
 
+        def _prepare_inputs(self, generation_batch: Any) -> Any:
+            """TRL's, but for its shuffle: a micro-batch is cut from whole groups. Within one optimizer step
+            the order of rollouts does not matter.
+            """
+            if not self.model.training:
+                return super()._prepare_inputs(generation_batch)
+            every = self.args.steps_per_generation
+            if self._step % (every * self.num_iterations) == 0 or self._buffered_inputs is None:
+                batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+                self._buffered_inputs = [
+                    unsplit_pixel_values_by_grid(part) for part in split_tensor_dict(batch, every)
+                ]
+            return self._buffered_inputs[self._step % every]
+
+        def _tokenize_prompts(self, prompts: Any) -> Any:
+            if not self.stage.shared_prefix:
+                return super()._tokenize_prompts(prompts)
+            first, owner = first_rows(self._groups)
+            ids, images, fields = super()._tokenize_prompts([prompts[k] for k in first.tolist()])
+            rows = owner.tolist()
+            # The fields stay one per prompt: they are for the generation below.
+            return [ids[k] for k in rows], [images[k] for k in rows], fields
+
+        def _generate_single_turn(self, prompt_ids: Any, images: Any, fields: Any, *rest: Any) -> Any:
+            if not self.stage.shared_prefix:
+                return super()._generate_single_turn(prompt_ids, images, fields, *rest)
+            first, owner = first_rows(self._groups)
+            ids = [torch.tensor(prompt_ids[k]) for k in first.tolist()]
+            fill = self.processing_class.tokenizer.pad_token_id
+            inputs = {
+                "input_ids": pad(ids, padding_value=fill, padding_side="left"),
+                "attention_mask": pad([torch.ones_like(i) for i in ids], padding_side="left"),
+                "mm_token_type_ids": pad(
+                    [torch.tensor(t) for t in fields["mm_token_type_ids"]], padding_side="left"
+                ),
+                "pixel_values": fields["pixel_values"],
+                "image_grid_thw": fields["image_grid_thw"],
+            }
+            inputs = {k: v.to(self.accelerator.device) for k, v in inputs.items()}
+            with (
+                unwrap_model_for_generation(
+                    self.model_wrapped, self.accelerator, generation_kwargs=self.generation_kwargs
+                ) as model,
+                torch.no_grad(),
+                self.accelerator.autocast(),
+            ):
+                rows = generate_branches(model, inputs, owner, self.generation_config)
+            completions = []
+            for row in rows[:, inputs["input_ids"].shape[1] :].tolist():
+                end = next((k for k, t in enumerate(row) if t in self.eos_token_ids), len(row) - 1)
+                completions.append(row[: end + 1])
+            return completions, None
+
+        def _compute_loss(self, model: Any, inputs: Any) -> Any:
+            self._groups = inputs["group"]
+            return super()._compute_loss(model, inputs)
+
+        def _get_per_token_logps_and_entropies(
+            self,
+            model: Any,
+            input_ids: Any,
+            attention_mask: Any,
+            logits_to_keep: int,
+            batch_size: int | None = None,
+            compute_entropy: bool = False,
+            **inputs: Any,
+        ) -> Any:
+            if not self.stage.shared_prefix:
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **inputs
+                )
+            tokens = {
+                "input_ids": input_ids,
+                "attention_mask": attention_mask,
+                "mm_token_type_ids": inputs["mm_token_type_ids"],
+            }
+            prompts = {k: v[:, :-logits_to_keep] for k, v in tokens.items()}
+            pictures = {k: inputs[k] for k in ("pixel_values", "image_grid_thw", "num_images")}
+            completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
+            logps, entropies = [], []
+            size = batch_size or len(input_ids)
+            for start in range(0, len(input_ids), size):
+                part = slice(start, start + size)
+                first, owner = first_rows(self._groups[part])
+                with self.accelerator.autocast():
+                    found = model(
+                        **prompts_of(first + start, **prompts, **pictures),
+                        owner=owner,
+                        completion_ids=completions[part],
+                        completion_mask=mask[part],
+                        shift_labels=completions[part].masked_fill(mask[part] == 0, -100),
+                        fused_lm_head=True,
+                    )
+                logps.append(found.log_probs)
+                entropies.append(found.entropy)
+            return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            output = super()._generate_and_score_completions(inputs)
+            names = [row["sample_id"] for row in inputs]
+            self._groups = torch.tensor([names.index(n) for n in names], device=self.accelerator.device)
+            shared = self.stage.shared_prefix
+            with patches_once(self.processing_class.image_processor) if shared else nullcontext():
+                output = super()._generate_and_score_completions(inputs)
+            output["group"] = self._groups
             total = (self._step_rewards * self.reward_weights.to(self._step_rewards.device)).sum(-1)
             advantages = group_advantages(total, self.num_generations, self.stage.scale_rewards)
             size = len(inputs)

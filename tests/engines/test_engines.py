@@ -170,7 +170,7 @@ class Counting:
                 request,
                 [
                     Completion(f"{request.request_id}-{k}", reason, 1, 1, 0.0, 1, "counting", "m")
-                    for k in range(sampling.n)
+                    for k in range(sampling.first, sampling.first + sampling.n)
                 ],
             )
 
@@ -186,6 +186,10 @@ def test_the_ledger_never_asks_twice_and_never_keeps_a_failure(tmp_path, picture
     assert good.asked == 3 and first == again and len(first["0"]) == 2
     list(LedgerEngine(good, Ledger(path)).generate(requests[:1], Sampling(n=2, temperature=0.5)))
     assert good.asked == 4, "another temperature is another question"
+    more = LedgerEngine(good, Ledger(path)).generate(requests[:1], Sampling(n=1, first=2))
+    assert [c.text for _, found in more for c in found] == ["0-2"] and good.asked == 5
+    list(LedgerEngine(good, Ledger(path)).generate(requests[:1], Sampling(n=3)))
+    assert good.asked == 5, "one by one or together: the same three"
 
 
 def test_a_damaged_ledger_is_named(tmp_path) -> None:

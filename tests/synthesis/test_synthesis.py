@@ -2,6 +2,7 @@
 badly; exports read back.
 """
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from surgr1.corpora.grid import PreparedImage, prepare_image
 from surgr1.corpora.schema import Sample
 from surgr1.corpora.sources import Source, read_source
-from surgr1.engines.types import Completion
+from surgr1.engines.types import Completion, Request
 from surgr1.ontology.tasks import Task
 from surgr1.reasoning.trace import Trace, parse, render
 from surgr1.simulator.world import SimPlan, Tree, simulate
@@ -138,7 +139,7 @@ class Scripted:
                 request,
                 [
                     Completion(self.answer(request, k), "stop", 1, 1, 0.0, 1, "scripted", "teacher-x")
-                    for k in range(sampling.n)
+                    for k in range(sampling.first, sampling.first + sampling.n)
                 ],
             )
 
@@ -207,7 +208,41 @@ def test_refinement_sorts_samples_into_both_pathways(world, tmp_path) -> None:
     assert sources[chosen[0].sample_id] == sources[chosen[1].sample_id] == "offline-labels-v1"
     assert sources[chosen[2].sample_id] == "teacher-x/iteration-1"
     ledger = [json.loads(x) for x in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
-    assert len(ledger) == 18 and sum(r["right"] for r in ledger) == 3 + 1 + 9
+    # The rollouts of a sample end with the first right and sound one.
+    assert len(ledger) == 3 + 3 + 3 + 3 and sum(r["right"] for r in ledger) == 0 + 3 + 1 + 3
+
+
+def test_stopping_at_the_first_right_rollout_changes_no_verdict(world, tmp_path) -> None:
+    """Against all K = 3 rollouts of every sample: same hard set, same re-tagged, same trace kept."""
+    samples, images = world
+    chosen = [s for s in samples if s.task == "phase_recognition"][:40]
+    by_id = {s.sample_id: s for s in chosen}
+
+    def answer(request, k):
+        sample = by_id[request.request_id]
+        trace = OfflineTeacher().trace(sample, images[sample.sample_id])
+        good = render(Trace(trace.levels | {3: f"{trace.levels[3]} Rollout {k}."}, trace.answer))
+        kind = int(hashlib.sha256(f"{sample.sample_id}{k}".encode()).hexdigest(), 16) % 3
+        return ("nonsense", f"<answer>{sample.answer}</answer>", good)[kind]
+
+    hard, unsound, kept = set(), set(), {}
+    for sample in chosen:
+        texts = [answer(Request(sample.sample_id, "", (), ""), k) for k in range(3)]
+        findings = [validate(t, sample, images[sample.sample_id])[0] for t in texts]
+        right = [next(f.ok for f in found if f.check == "answer") for found in findings]
+        sound = [all(f.ok for f in found) for found in findings]
+        if not any(right):
+            hard.add(sample.sample_id)
+        elif not any(sound):
+            unsound.add(sample.sample_id)
+        else:
+            kept[sample.sample_id] = texts[sound.index(True)]
+    assert hard and unsound and kept
+    report = refine_iteration(chosen, images, Scripted(answer), OfflineTeacher(), tmp_path, iteration=1)
+    assert (report.hard, report.retagged, report.self_generated) == (len(hard), len(unsound), len(kept))
+    written = {c.sample_id: c for c in read_conversations(tmp_path / "conversations.parquet")}
+    assert {i: c.completion for i, c in written.items() if "iteration" in c.source} == kept
+    assert report.generated < 3 * len(chosen)
 
 
 def test_conversations_read_back_and_a_damaged_file_is_named(world, tmp_path) -> None:

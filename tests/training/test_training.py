@@ -4,18 +4,32 @@ exact resume.
 
 import json
 import math
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraModel, get_peft_model
 from safetensors.torch import load_file
 
+from surgr1.engines.transformers_engine import OwnNoise, TransformersEngine
+from surgr1.engines.types import Request, Sampling
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import vocabulary
 from surgr1.reasoning.answers import spec_for
-from surgr1.synthesis.conversations import read_conversations
-from surgr1.training.data import IGNORE, Collator, SortedBatches, TokenError, TokenizedConversations
+from surgr1.synthesis.conversations import read_conversations, write_conversations
+from surgr1.training.data import (
+    IGNORE,
+    BranchCollator,
+    Collator,
+    PicturesTogether,
+    SortedBatches,
+    TokenError,
+    TokenizedConversations,
+)
+from surgr1.training.export import export_merged
 from surgr1.training.grpo import (
     GRPOStage,
     group_shares,
@@ -31,7 +45,7 @@ from surgr1.training.objective import entropy_weights, group_advantages, grpo_lo
 from surgr1.training.refine import is_hard
 from surgr1.training.rewards import RewardWeights, answer_reward, format_reward, structure_reward, trl_rewards
 from surgr1.training.sft import SFTStage, TrainingError, last_checkpoint, run_sft
-from surgr1.training.shared_prefix import SharedPrefixError
+from surgr1.training.shared_prefix import SharedPrefixError, install
 
 torch.set_num_threads(1)
 
@@ -374,6 +388,95 @@ def test_rollouts_prefill_and_preprocess_once_per_prompt(tiny, conversations, tm
     assert (found[False][2], found[True][2]) == ([2 * patches], [patches])
 
 
+@pytest.fixture()
+def frames(conversations, tmp_path):
+    """Three questions about one picture, two about a larger one, one about a third; answers of mixed
+    length.
+    """
+    rows = list(read_conversations(conversations))[:6]
+    pictures = [rows[k] for k in (0, 0, 1, 0, 1, 2)]
+    rows = [
+        replace(
+            r,
+            image=p.image,
+            width=p.width,
+            height=p.height,
+            prompt="Which phase?" + " assistant" * k,
+            completion=r.completion + " user" * (5 - k),
+        )
+        for k, (r, p) in enumerate(zip(rows, pictures, strict=True))
+    ]
+    write_conversations(tmp_path / "frames.parquet", rows)
+    return tmp_path / "frames.parquet"
+
+
+def test_questions_about_one_picture_are_branches_of_it(tiny, frames) -> None:
+    """The loss and gradients of separate samples, the picture encoded once."""
+    processor = load_processor(tiny)
+    data = TokenizedConversations(list(read_conversations(frames)), processor, max_length=400)
+    items = [data[k] for k in range(len(data))]
+    found = []
+    for collator in (Collator(processor), BranchCollator(processor)):
+        model = policy(tiny)
+        install(model)
+        batch = collator(items)
+        loss = model(**batch).loss
+        loss.backward()
+        found.append((loss.item(), gradients(model), len(batch["pixel_values"]), batch["labels"]))
+    (plain, wanted, patches, labels), (ours, got, once, branch_labels) = found
+    assert ours == pytest.approx(plain, rel=1e-5)
+    assert ((got - wanted).norm() / wanted.norm()).item() < 1e-5
+    assert once < patches and (labels != IGNORE).sum() == (branch_labels != IGNORE).sum()
+
+
+def test_sft_on_shared_pictures_has_the_loss_of_separate_samples(tiny, frames, tmp_path) -> None:
+    """One step over all samples, in two micro-batches."""
+    loss = {}
+    for shared in (False, True):
+        result = run_sft(
+            SFTStage(steps=1, batch_size=3, accumulation=2, lora=Lora(r=4, alpha=8), shared_images=shared),
+            model_dir=tiny,
+            adapter_in=None,
+            conversations=frames,
+            out=tmp_path / str(shared),
+        )
+        loss[shared] = result.final_loss
+    assert loss[True] == pytest.approx(loss[False], rel=1e-5)
+    order = list(PicturesTogether(["a", "b", "a", "c", "b", "a"], 0))
+    assert sorted(order) == list(range(6)) and order != sorted(order)
+    assert len([k for k, _ in groupby("abacba"[k] for k in order)]) == 3
+
+
+def test_a_rollout_depends_on_its_own_name_alone(tiny, conversations) -> None:
+    """Not on the batch, nor on being asked for together or one by one."""
+    rows = list(read_conversations(conversations))[:5]
+    requests = [Request(r.sample_id, r.prompt, (Path(r.image),), r.policy) for r in rows]
+    model, processor = load_model(tiny), load_processor(tiny)
+
+    def texts(batch_size, *samplings):
+        engine = TransformersEngine(model, processor, model_id="m", batch_size=batch_size)
+        found: dict[str, list[str]] = {r.request_id: [] for r in requests}
+        for sampling in samplings:
+            for request, answers in engine.generate(requests, sampling):
+                found[request.request_id] += [a.text for a in answers]
+        return found
+
+    base = Sampling(max_new_tokens=12, temperature=0.9, seed=5)
+    together = texts(64, replace(base, n=3))
+    assert together == texts(2, base, replace(base, n=2, first=1))
+    assert together != texts(64, replace(base, n=3, seed=6))
+    assert len({t for found in together.values() for t in found}) > 10
+
+
+def test_own_noise_draws_from_the_distribution() -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0, float("-inf"), 2.0])
+    n = 20000
+    drawn = OwnNoise([str(k) for k in range(n)], "cpu")(None, logits.expand(n, -1)).argmax(-1)
+    shares = torch.bincount(drawn, minlength=5) / n
+    # Four standard errors.
+    assert torch.allclose(shares, logits.softmax(-1), atol=4 * 0.5 / n**0.5)
+
+
 def test_shared_prefixes_refuse_gradient_checkpointing(tiny, conversations, tmp_path) -> None:
     trainer = trainer_for(tiny, conversations, tmp_path)
     trainer.current_gradient_accumulation_steps = 1
@@ -523,6 +626,27 @@ def test_grpo_runs_logs_and_writes_an_adapter(tiny, conversations, tmp_path) -> 
     assert (result.adapter_dir / "adapter_model.safetensors").is_file()
     with pytest.raises(TrainingError, match="micro_batch 3"):
         training_config(GRPOStage(steps=1, micro_batch=3), tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_the_merged_export_says_what_base_and_adapter_say(tiny, tmp_path, dtype, allowed) -> None:
+    policy(tiny).save_pretrained(tmp_path / "adapter")
+    report = export_merged(tiny, tmp_path / "adapter", tmp_path / "merged", dtype=dtype)
+    assert 0 < report.relative_difference < allowed and report.same_top1 > 0.9
+    merged = load_model(tmp_path / "merged", dtype=dtype)
+    assert not any("lora" in n for n, _ in merged.named_parameters())
+    assert {p.dtype for p in merged.parameters()} == {getattr(torch, dtype)}
+    assert load_processor(tmp_path / "merged").tokenizer.padding_side == "left"
+    with pytest.raises(ModelError, match="not empty"):
+        export_merged(tiny, tmp_path / "adapter", tmp_path / "merged")
+
+
+def test_an_export_that_changed_is_refused(tiny, tmp_path, monkeypatch) -> None:
+    policy(tiny).save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr(LoraModel, "merge_and_unload", lambda self: self.unload())
+    with pytest.raises(ModelError, match="logits differ"):
+        export_merged(tiny, tmp_path / "adapter", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_model_folder_without_safetensors_is_refused(tmp_path) -> None:

@@ -59,27 +59,19 @@ def predict(
     from surgr1.ontology.tasks import Task
     from surgr1.reasoning.prompt import build_prompt
     from surgr1.reasoning.trace import parse
-    from surgr1.training.loading import ModelError, fingerprint, load_model, load_processor
+    from surgr1.training.loading import fingerprint, load_model, load_processor, newest_adapter
 
     if task not in set(Task):
         raise SurgR1Error(f"unknown task {task!r}; one of: {', '.join(Task)}")
     base = run / "base" / "model"
-    adapters = (
-        sorted((run / "refine").glob("iteration-*/adapter"))
-        if stage == "refine"
-        else [run / stage / "adapter"]
-    )
-    if not base.is_dir() or not adapters or not adapters[-1].is_dir():
-        raise ModelError(
-            f"{run}: no trained {stage} adapter over {base}; finish the run first or give --stage"
-        )
+    adapter = newest_adapter(run, stage)
     processor = load_processor(base)
     budget = processor.image_processor.size
     area = 28 * 28
     low, high = budget["shortest_edge"] // area, budget["longest_edge"] // area
     prepared = prepare_image(image, run / "images", min_tokens=low, max_tokens=high)
-    model = load_model(base, adapter_dir=adapters[-1])
-    engine = TransformersEngine(model, processor, model_id=fingerprint(base, adapters[-1]))
+    model = load_model(base, adapter_dir=adapter)
+    engine = TransformersEngine(model, processor, model_id=fingerprint(base, adapter))
     request = Request(
         "one", build_prompt(question, task=Task(task), reasoning=True), (prepared.path,), "local_only"
     )

@@ -30,7 +30,7 @@ def request_key(model: str, request: Request, sampling: Sampling) -> str:
         request.system,
         request.prompt,
         [_content(p) for p in request.images],
-        asdict(sampling) | {"n": 0},
+        asdict(sampling) | {"n": 0, "first": 0},
     ]
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
@@ -56,17 +56,18 @@ class Ledger:
                 f"{path}: not a usable ledger ({error}); move it away to start a new one"
             ) from error
 
-    def get(self, key: str, n: int) -> list[Completion] | None:
-        """All `n` completions of a request, or None."""
+    def get(self, key: str, n: int, first: int = 0) -> list[Completion] | None:
+        """All `n` completions of a request from index `first` on, or None."""
         rows = self._db.execute(
-            "SELECT body FROM completions WHERE key = ? AND k < ? ORDER BY k", (key, n)
+            "SELECT body FROM completions WHERE key = ? AND k >= ? AND k < ? ORDER BY k",
+            (key, first, first + n),
         ).fetchall()
         return [Completion(**json.loads(b)) for (b,) in rows] if len(rows) == n else None
 
-    def put(self, key: str, completions: Sequence[Completion]) -> None:
+    def put(self, key: str, completions: Sequence[Completion], first: int = 0) -> None:
         """Store the answers of one request in one transaction; errors go to the table of failures."""
         with self._db:
-            for k, completion in enumerate(completions):
+            for k, completion in enumerate(completions, start=first):
                 if completion.finish_reason == "error":
                     self._db.execute(
                         "INSERT INTO failures (key, error) VALUES (?, ?)", (key, completion.error)
@@ -103,11 +104,11 @@ class LedgerEngine:
         """As the engine's own, without asking twice."""
         unknown = []
         for request in requests:
-            known = self._ledger.get(request_key(self.model, request, sampling), sampling.n)
+            known = self._ledger.get(request_key(self.model, request, sampling), sampling.n, sampling.first)
             if known is None:
                 unknown.append(request)
             else:
                 yield request, known
         for request, completions in self._engine.generate(unknown, sampling) if unknown else ():
-            self._ledger.put(request_key(self.model, request, sampling), completions)
+            self._ledger.put(request_key(self.model, request, sampling), completions, sampling.first)
             yield request, completions

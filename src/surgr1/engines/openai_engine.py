@@ -113,7 +113,7 @@ class OpenAIEngine:
                     max_tokens=sampling.max_new_tokens,
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
-                    seed=sampling.seed + k,
+                    seed=sampling.seed + sampling.first + k,
                 )
                 return self._read(answer, start, attempt)
             except openai.APIStatusError as failure:

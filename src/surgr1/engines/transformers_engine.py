@@ -2,6 +2,7 @@
 sampling field explicit.
 """
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,12 +11,12 @@ from surgr1.engines.messages import user_messages
 from surgr1.engines.types import Completion, FinishReason, Request, Sampling
 
 
-def generate_branches(model: Any, inputs: Any, owner: Any, config: Any) -> Any:
+def generate_branches(model: Any, inputs: Any, owner: Any, config: Any, **settings: Any) -> Any:
     """`model.generate` for several completions per prompt from one prefill: token ids (B, prompt + new).
 
     `inputs` are those of U left-padded prompts that end with text, `owner` (B,) names the prompt of every
-    completion. transformers' own `num_return_sequences` would encode every picture and prompt B times. The
-    same random state gives the same tokens.
+    completion, `settings` go to `generate`. transformers' own `num_return_sequences` would encode every
+    picture and prompt B times. The same random state gives the same tokens.
     """
     import torch
 
@@ -32,17 +33,45 @@ def generate_branches(model: Any, inputs: Any, owner: Any, config: Any) -> Any:
     cache.batch_select_indices(owner)
     base.model.rope_deltas = prefix.rope_deltas[owner]
     return model.generate(
-        input_ids=ids[owner], attention_mask=mask[owner], past_key_values=cache, generation_config=config
+        input_ids=ids[owner],
+        attention_mask=mask[owner],
+        past_key_values=cache,
+        generation_config=config,
+        **settings,
     )
+
+
+class OwnNoise:
+    """A logits processor that makes the greedy choice a draw from the distribution (the Gumbel-max trick),
+    each row with the random numbers of its name alone.
+    """
+
+    def __init__(self, names: Sequence[str], device: str) -> None:
+        import torch
+
+        seeds = [int.from_bytes(hashlib.sha256(n.encode()).digest()[:7], "big") for n in names]
+        self._generators = [torch.Generator(device).manual_seed(s) for s in seeds]
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        noise = torch.stack(
+            [
+                torch.empty(scores.shape[1], device=scores.device).exponential_(generator=g)
+                for g in self._generators
+            ]
+        )
+        return scores - noise.log()
 
 
 class TransformersEngine:
     """Answers requests with a loaded model. `model_id` names the policy in ledgers (base and adapter
     fingerprint).
 
-    Requests are answered in batches of similar prompt length. With temperature > 0 the random state is seeded
-    per batch from `Sampling.seed` and the batch's request ids, so the same requests give the same samples;
-    another batch size gives others. Images must be on the final grid: the processor is told not to resize.
+    Requests are answered in batches of similar prompt length. With temperature > 0 every completion has its
+    own random numbers, from `Sampling.seed`, the request's id and the completion's index: it does not matter
+    what else is in the batch (up to rounding). Images must be on the final grid: the processor is told not to
+    resize.
     """
 
     name = "transformers"
@@ -108,7 +137,13 @@ class TransformersEngine:
         """Token ids (len(batch) * n, T) and the prompt width."""
         import torch
         from PIL import Image
-        from transformers import GenerationConfig
+        from transformers import (
+            GenerationConfig,
+            LogitsProcessorList,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+        )
 
         pictures = []
         for request in batch:
@@ -120,28 +155,29 @@ class TransformersEngine:
         ).to(self._device)
         tokenizer = self._processor.tokenizer
         never = [[tokenizer.convert_tokens_to_ids(t)] for t in ("<|image_pad|>", "<|video_pad|>")]
-        sampled = sampling.temperature > 0
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
-            do_sample=sampled,
+            do_sample=False,
             repetition_penalty=sampling.repetition_penalty,
             eos_token_id=self._stops,
             pad_token_id=tokenizer.pad_token_id,
             bad_words_ids=never,
             use_cache=True,
-            **(
-                {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-                if sampled
-                else {}
-            ),
         )
-        seed = abs(hash((sampling.seed, *(int(r.request_id.encode().hex()[:15], 16) for r in batch)))) % 2**31
+        drawn = LogitsProcessorList()
+        if sampling.temperature > 0:
+            drawn.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k:
+                drawn.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1:
+                drawn.append(TopPLogitsWarper(sampling.top_p))
+            indices = range(sampling.first, sampling.first + sampling.n)
+            names = [f"{sampling.seed}|{r.request_id}|{k}" for r in batch for k in indices]
+            drawn.append(OwnNoise(names, self._device))
         with (
-            torch.random.fork_rng(),
             torch.inference_mode(),
             torch.autocast(self._device, torch.bfloat16, enabled=self._autocast),
         ):
-            torch.manual_seed(seed)
             owner = torch.arange(len(batch), device=self._device).repeat_interleave(sampling.n)
-            sequences = generate_branches(self._model, inputs, owner, config)
+            sequences = generate_branches(self._model, inputs, owner, config, logits_processor=drawn)
         return sequences, inputs["input_ids"].shape[1]

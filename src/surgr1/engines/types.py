@@ -34,6 +34,10 @@ class Sampling:
     repetition_penalty: float = 1.0
     n: int = 1
     seed: int = 0
+    first: int = 0
+    """Index of the first completion asked for: three at once, or one and then two from index 1, are the same
+    three where the engine's randomness is our own.
+    """
 
 
 @dataclass(frozen=True)

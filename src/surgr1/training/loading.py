@@ -56,6 +56,15 @@ def load_model(
     return model.to(device)
 
 
+def newest_adapter(run: Path, stage: str) -> Path:
+    """The adapter a stage of a run left (of refinement, the last iteration's). Raises ModelError."""
+    pattern = "refine/iteration-*/adapter" if stage == "refine" else f"{stage}/adapter"
+    found = sorted(run.glob(pattern), key=lambda p: (len(p.parent.name), p.parent.name))
+    if not found:
+        raise ModelError(f"{run}: no trained {stage} adapter; finish the run first or give --stage")
+    return found[-1]
+
+
 def fingerprint(*folders: Path | None) -> str:
     """Hash of the weight files of a base and an adapter: names the policy in ledgers."""
     digest = hashlib.sha256()

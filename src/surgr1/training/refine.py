@@ -1,12 +1,13 @@
 """Stage 4, iterative refinement (paper, Methods "Stage 4", Eq. 8 and Steps 1-3): data for the next round of
 distillation.
 
-Step 1 rolls the current policy out K times per training sample; a sample none of whose K answers is right is
-*hard*. Step 2 keeps one right trace of every other sample as its *predicted* pseudo-label and asks the
-teacher, under stage 2's constraints, for a *generated* pseudo-label of every hard one. A right answer whose
-trace fails the checks that a teacher's trace must pass is re-tagged as hard: the paper re-tags on the answer
-alone, but a right answer with a broken trace would teach the breakage. Step 3, the fine-tuning on both, is
-`sft.run_sft` on the file written here.
+Step 1 rolls the current policy out up to K times per training sample; a sample none of whose K answers is
+right is *hard*. Rollouts of a sample end with the first that is right and sound: later ones would change
+neither the hard set nor the trace that is kept. Step 2 keeps one right trace of every other sample as its
+*predicted* pseudo-label and asks the teacher, under stage 2's constraints, for a *generated* pseudo-label of
+every hard one. A right answer whose trace fails the checks that a teacher's trace must pass is re-tagged as
+hard: the paper re-tags on the answer alone, but a right answer with a broken trace would teach the breakage.
+Step 3, the fine-tuning on both, is `sft.run_sft` on the file written here.
 
 Every rollout is in the run's ledger (never generated twice) and, with its verdict, in `rollouts.jsonl`.
 """
@@ -14,7 +15,7 @@ Every rollout is in the run's ledger (never generated twice) and, with its verdi
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from surgr1.corpora.grid import PreparedImage
@@ -37,14 +38,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class RefineReport:
-    """What one iteration did. Counts are training samples; `composition` is dataset -> {"teacher": n, "self":
-    n}.
+    """What one iteration did. Counts are training samples, but for `rollouts` (K), the rollouts `generated`
+    and their `tokens`; `composition` is dataset -> {"teacher": n, "self": n}.
     """
 
     iteration: int
     samples: int
     rollouts: int
-    all_right: int = 0
+    generated: int = 0
+    tokens: int = 0
+    first_right: int = 0
     hard: int = 0
     retagged: int = 0
     self_generated: int = 0
@@ -81,9 +84,7 @@ def refine_iteration(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     by_id = {s.sample_id: s for s in samples}
-    sampling = Sampling(
-        max_new_tokens=max_new_tokens, temperature=temperature, n=rollouts, seed=seed + iteration
-    )
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + iteration)
     requests = [
         Request(
             s.sample_id,
@@ -93,11 +94,22 @@ def refine_iteration(
         )
         for s in samples
     ]
-    completions: dict[str, list[Completion]] = {}
-    for request, answers in engine.generate(requests, sampling):
-        completions[request.request_id] = answers
-        if progress:
-            progress(len(completions), len(samples))
+    completions: dict[str, list[Completion]] = {s.sample_id: [] for s in samples}
+    judged: dict[str, list[_Verdict]] = {s.sample_id: [] for s in samples}
+    open_requests, done = requests, 0
+    for k in range(rollouts):
+        undecided = []
+        for request, (answer,) in engine.generate(open_requests, replace(sampling, first=k)):
+            i = request.request_id
+            completions[i].append(answer)
+            judged[i].append(_judge(by_id[i], answer, images[i]))
+            if k + 1 < rollouts and not (judged[i][-1].right and judged[i][-1].sound):
+                undecided.append(request)
+            else:
+                done += 1
+                if progress:
+                    progress(done, len(samples))
+        open_requests = undecided
 
     report = RefineReport(iteration=iteration, samples=len(samples), rollouts=rollouts)
     predicted: dict[str, Conversation] = {}
@@ -105,14 +117,16 @@ def refine_iteration(
     part = out_dir / "rollouts.jsonl.part"
     with part.open("w", encoding="utf-8") as ledger:
         for sample in samples:
-            verdicts = [_judge(sample, c, images[sample.sample_id]) for c in completions[sample.sample_id]]
+            verdicts = judged[sample.sample_id]
             for k, (completion, verdict) in enumerate(
                 zip(completions[sample.sample_id], verdicts, strict=True)
             ):
                 row = {"sample_id": sample.sample_id, "dataset": sample.dataset, "task": sample.task, "k": k}
                 ledger.write(json.dumps({**row, "text": completion.text, **asdict(verdict)}) + "\n")
             right = [v.right for v in verdicts]
-            report.all_right += all(right)
+            report.generated += len(right)
+            report.tokens += sum(c.tokens_out for c in completions[sample.sample_id])
+            report.first_right += right[0]
             if is_hard(right):
                 report.hard += 1
                 hard.append(sample)

@@ -44,6 +44,10 @@ class SFTStage(BaseModel):
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     max_length: int = Field(1024, ge=8)
     save_steps: int = Field(200, ge=1)
+    shared_images: bool = False
+    """Questions about one picture are branches of it: encoded and prefilled once per micro-batch
+    (`training.shared_prefix`). Batches then hold fewer pictures than samples.
+    """
     full: bool = False
     lora: Lora = Lora()
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -102,10 +106,17 @@ def run_sft(
     from peft import get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from surgr1.training.data import Collator, SortedBatches, TokenizedConversations
+    from surgr1.training.data import (
+        BranchCollator,
+        Collator,
+        PicturesTogether,
+        SortedBatches,
+        TokenizedConversations,
+    )
     from surgr1.training.loading import load_model, load_processor
     from surgr1.training.lora import check_gradients, count_per_tower, peft_config
     from surgr1.training.muon import MuonWithAdamW
+    from surgr1.training.shared_prefix import install
 
     out.mkdir(parents=True, exist_ok=True)
     processor = load_processor(model_dir)
@@ -123,6 +134,8 @@ def run_sft(
     if not stage.full and adapter_in is None:
         model = get_peft_model(model, peft_config(stage.lora))
     counts = count_per_tower(model)
+    if stage.shared_images:
+        install(model)
     log = out / "log.jsonl"
 
     class Watch(TrainerCallback):
@@ -152,6 +165,8 @@ def run_sft(
 
     class SurgicalTrainer(Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            if stage.shared_images:
+                return PicturesTogether(data.images, stage.seed)
             return SortedBatches(data.lengths, stage.batch_size * stage.accumulation, stage.seed)
 
         def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
@@ -189,7 +204,7 @@ def run_sft(
         optimizers=(optimizer, None),
         args=arguments,
         train_dataset=data,
-        data_collator=Collator(processor),
+        data_collator=(BranchCollator if stage.shared_images else Collator)(processor),
         callbacks=[Watch()],
     )
     trainer.remove_callback(_printer())

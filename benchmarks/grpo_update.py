@@ -13,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from surgr1.synthesis.conversations import Conversation, write_conversations
 from surgr1.training.grpo import GRPOStage, make_trainer_class, prompt_dataset, training_config
 from surgr1.training.loading import load_model, load_processor
 from surgr1.training.lora import Lora, peft_config
+from surgr1.training.memory import kept_bytes
 from surgr1.training.nano import NanoConfig, build_nano
 from surgr1.training.rewards import trl_rewards
 
@@ -63,25 +65,6 @@ def batch(processor: Any, size: tuple[int, int]) -> dict[str, Any]:
         "group": torch.arange(GROUPS).repeat_interleave(G),
         **patches,
     }
-
-
-def kept_bytes(trainer: Any, inputs: dict[str, Any]) -> int:
-    """Bytes of the distinct storages that autograd keeps for the backward pass."""
-    storages: dict[int, int] = {}
-    parameters = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = trainer._compute_loss(trainer.model, inputs)
-    total = sum(storages.values())
-    loss.backward()
-    trainer.model.zero_grad()
-    return total
 
 
 def trainers_for(folder: Path) -> dict[str, Any]:
@@ -151,7 +134,10 @@ def main() -> None:
             print(f"prompt {inputs['prompt_ids'].shape[1]} tokens, completion {COMPLETION}")
             for label, values in seconds.items():
                 speed = statistics.median(a / b for a, b in zip(seconds[STOCK], values, strict=True))
-                kept = kept_bytes(trainers[label], inputs) / 2**20
+                trainer = trainers[label]
+                kept = (
+                    kept_bytes(trainer.model, partial(trainer._compute_loss, trainer.model, inputs)) / 2**20
+                )
                 print(
                     f"  {label:22} median {statistics.median(values):.3f} s over {args.repeats} updates,"
                     f" {speed:.3f} x stock, {kept:.0f} MiB kept for backward"

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from surgr1.pipeline.manifest import Manifest, ManifestError, read_manifest, stage_key, write_manifest
 from surgr1.pipeline.recipe import RecipeError, load_recipe
@@ -52,7 +53,6 @@ def test_a_bad_recipe_names_the_key(tmp_path, old, new, message) -> None:
 
 
 def test_grpo_without_a_cold_start_is_refused_with_the_reason(tmp_path) -> None:
-    import yaml
 
     raw = yaml.safe_load((RECIPES / "smoke.yaml").read_text())
     del raw["coldstart"]
@@ -69,11 +69,16 @@ def test_real_data_must_be_given_and_must_belong_to_the_recipe(tmp_path) -> None
         load_recipe(RECIPES / "smoke.yaml", run_dir=tmp_path, data={"cholec99": tmp_path})
 
 
-@pytest.mark.parametrize("name", ["demo", "smoke"])
+@pytest.mark.parametrize("name", sorted(p.stem for p in RECIPES.glob("*.yaml")))
 def test_shipped_recipes_load_and_plan(tmp_path, name) -> None:
-    steps = [s.name for s in plan(load_recipe(RECIPES / f"{name}.yaml", run_dir=tmp_path))]
-    stages = ["base", "sft", "coldstart", "grpo", "refine"]
-    assert steps == ["simulate", "data", *[x for s in stages for x in (s, f"bench-{s}")], "report"]
+    path = RECIPES / f"{name}.yaml"
+    real = [s["dataset"] for s in yaml.safe_load(path.read_text())["sources"] if s["dataset"][:4] != "sim-"]
+    recipe = load_recipe(path, run_dir=tmp_path, data=dict.fromkeys(real, tmp_path))
+    steps = [s.name for s in plan(recipe)]
+    trained = ["sft", "coldstart", "grpo", "refine"]
+    stages = [x for s in trained for x in (s, f"bench-{s}")]
+    base = ["base", "bench-base"] if recipe.model.nano else ["bench-base"]
+    assert steps == [*([] if real else ["simulate"]), "data", *base, *stages, "report"]
 
 
 def test_manifests_and_keys(tmp_path) -> None:
@@ -130,7 +135,6 @@ def test_every_command_has_help_with_an_example() -> None:
 
 
 def test_an_evaluation_video_in_training_stops_the_build(tmp_path) -> None:
-    import yaml
 
     from surgr1.simulator.world import SimPlan, Tree, simulate
 
@@ -238,6 +242,15 @@ def test_the_whole_road_killed_and_continued(tmp_path) -> None:
     assert list(json.loads(report.stdout)) == ["base", "sft", "coldstart", "grpo", "refine"]
     table = cli("bench", "report", str(cut), "--markdown").stdout
     assert "| Arena public " in table and "| valid format, external sets " in table
+    planned = json.loads(
+        cli("train", "plan", str(RECIPES / "smoke.yaml"), "--out", str(cut), "--json").stdout
+    )
+    assert [e["stage"] for e in planned["stages"]] == ["sft", "coldstart", "grpo", "refine"]
+    assert all(e["memory_gib"]["total"] > 0 and e["update_hours"] > 0 for e in planned["stages"])
+    trained = json.loads((cut / "sft" / "log.jsonl").read_text().splitlines()[0])["trainable"]
+    assert planned["stages"][0]["adapter_parameters"] == trained
+    merged = cli("train", "export", str(tmp_path / "merged"), "--run", str(cut), "--json")
+    assert json.loads(merged.stdout)["relative_difference"] < 0.05
     image = next((cut / "images").rglob("*.png"))
     answer = cli("predict", str(image), "--run", str(cut), "--json")
     assert answer.returncode == 0 and "not for clinical use" in answer.stdout

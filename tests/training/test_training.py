@@ -4,6 +4,8 @@ exact resume.
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraModel, get_peft_model
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from surgr1.engines.transformers_engine import OwnNoise, TransformersEngine
 from surgr1.engines.types import Request, Sampling
+from surgr1.ontology.errors import Stopped
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import vocabulary
 from surgr1.reasoning.answers import spec_for
@@ -477,6 +481,41 @@ def test_own_noise_draws_from_the_distribution() -> None:
     assert torch.allclose(shares, logits.softmax(-1), atol=4 * 0.5 / n**0.5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recomputation_and_a_bfloat16_base_teach_every_adapter(tiny, conversations, tmp_path, dtype) -> None:
+    """The adapters stay in float32, learn at the first step, and recomputing changes nothing."""
+    weights = {}
+    for checkpointing in (False, True):
+        result = run_sft(
+            SFTStage(
+                steps=2,
+                batch_size=4,
+                learning_rate=1e-3,
+                lora=Lora(r=4, alpha=8),
+                dtype=dtype,
+                gradient_checkpointing=checkpointing,
+            ),
+            model_dir=tiny,
+            adapter_in=None,
+            conversations=conversations,
+            out=tmp_path / str(checkpointing),
+        )
+        norms = json.loads(result.log.read_text().splitlines()[0])["gradient_norms"]
+        assert set(norms) == {"vision", "merger", "language"} and min(norms.values()) > 0
+        weights[checkpointing] = load_file(result.adapter_dir / "adapter_model.safetensors")
+    for name, value in weights[False].items():
+        assert value.dtype == torch.float32
+        assert torch.allclose(weights[True][name], value, atol=1e-6), name
+
+
+def test_what_cannot_go_together_is_refused() -> None:
+    with pytest.raises(ValidationError, match="choose one"):
+        SFTStage(steps=1, shared_images=True, gradient_checkpointing=True)
+    with pytest.raises(ValidationError, match="choose one"):
+        GRPOStage(steps=1, gradient_checkpointing=True)
+    GRPOStage(steps=1, shared_prefix=False, gradient_checkpointing=True)
+
+
 def test_shared_prefixes_refuse_gradient_checkpointing(tiny, conversations, tmp_path) -> None:
     trainer = trainer_for(tiny, conversations, tmp_path)
     trainer.current_gradient_accumulation_steps = 1
@@ -554,6 +593,29 @@ def test_sft_resumes_to_the_same_weights(tiny, conversations, tmp_path, full, op
     first = json.loads(whole.log.read_text().splitlines()[0])
     assert set(first["gradient_norms"]) == {"vision", "merger", "language"}
     assert fingerprint(tiny, whole.adapter_dir) != fingerprint(tiny, None)
+
+
+def test_sigterm_ends_training_in_order(tiny, conversations, tmp_path) -> None:
+    """After the running step, with a checkpoint no save_steps asked for; continued, the weights are those of
+    an undisturbed run.
+    """
+    stage = SFTStage(steps=4, batch_size=4, learning_rate=1e-3, lora=Lora(r=4, alpha=8), save_steps=100)
+    places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
+    whole = run_sft(stage, **places, out=tmp_path / "whole")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(step: int, total: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=r"after step [23] of 4, checkpoint written"):
+        run_sft(stage, **places, out=tmp_path / "cut", progress=terminate)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert last_checkpoint(tmp_path / "cut" / "checkpoints") is not None
+    assert not (tmp_path / "cut" / "adapter").exists()
+    again = run_sft(stage, **places, out=tmp_path / "cut")
+    a, b = (load_file(r.adapter_dir / "adapter_model.safetensors") for r in (whole, again))
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_muon_moves_matrices_and_adamw_the_rest_at_the_scheduled_rate() -> None:

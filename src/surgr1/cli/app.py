@@ -1,5 +1,5 @@
 """The command line. Errors a user can mend are printed without a traceback and end with exit status 1, Ctrl-C
-with 130.
+with 130; training that SIGTERM stopped in order ends with 0.
 """
 
 import json
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from surgr1 import __version__
-from surgr1.ontology.errors import SurgR1Error
+from surgr1.ontology.errors import Stopped, SurgR1Error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -105,6 +105,8 @@ def main() -> None:
     app.registered_commands += tools.app.registered_commands
     try:
         app()
+    except Stopped as reason:
+        print(reason, file=sys.stderr)
     except SurgR1Error as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -45,6 +45,7 @@ def predict(
         str, typer.Option(help="Task, decides how deep the reasoning goes")
     ] = "phase_recognition",
     stage: Annotated[str, typer.Option(help="Whose adapter: coldstart, grpo or refine")] = "refine",
+    base: Annotated[Path | None, typer.Option(help="The base model (default: the one the run built)")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a trained model about one picture. Not for clinical use.
@@ -59,19 +60,20 @@ def predict(
     from surgr1.ontology.tasks import Task
     from surgr1.reasoning.prompt import build_prompt
     from surgr1.reasoning.trace import parse
-    from surgr1.training.loading import fingerprint, load_model, load_processor, newest_adapter
+    from surgr1.training.loading import best_device, fingerprint, load_model, load_processor, newest_adapter
 
     if task not in set(Task):
         raise SurgR1Error(f"unknown task {task!r}; one of: {', '.join(Task)}")
-    base = run / "base" / "model"
+    base = base or run / "base" / "model"
     adapter = newest_adapter(run, stage)
     processor = load_processor(base)
     budget = processor.image_processor.size
     area = 28 * 28
     low, high = budget["shortest_edge"] // area, budget["longest_edge"] // area
     prepared = prepare_image(image, run / "images", min_tokens=low, max_tokens=high)
-    model = load_model(base, adapter_dir=adapter)
-    engine = TransformersEngine(model, processor, model_id=fingerprint(base, adapter))
+    device = best_device()
+    model = load_model(base, adapter_dir=adapter, device=device)
+    engine = TransformersEngine(model, processor, model_id=fingerprint(base, adapter), device=device)
     request = Request(
         "one", build_prompt(question, task=Task(task), reasoning=True), (prepared.path,), "local_only"
     )

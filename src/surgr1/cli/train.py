@@ -39,6 +39,51 @@ def grpo(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
 
 
 @app.command()
+def plan(
+    recipe: RecipeFile,
+    out: Out = None,
+    data: Data = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option(help="Sustained TFLOP/s of the device (default: 40 % of a matrix product's here)"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What the training stages will take: samples, tokens, steps, memory, time. The data must be built.
+
+    Example: surgr1 train plan recipes/demo.yaml --json
+    """
+    from functools import partial
+
+    from rich.table import Table
+
+    from surgr1.pipeline.estimate import estimate, measured_flops
+    from surgr1.pipeline.progress import progress_bar
+    from surgr1.pipeline.stages import Run
+
+    loaded, folder = open_recipe(recipe, out, data)
+    speed = tflops * 1e12 if tflops else 0.4 * measured_flops()
+    found = estimate(Run(loaded, folder, partial(progress_bar, console)), flops_per_second=speed)
+    if as_json:
+        show({"flops_per_second": speed, "stages": [asdict(e) for e in found]}, True)
+        return
+    table = Table("stage", "samples", "steps", "per step", "epochs", "tokens (median / most)", "GiB", "hours")
+    for e in found:
+        table.add_row(
+            e.stage,
+            str(e.samples),
+            str(e.steps),
+            str(e.samples_per_step),
+            f"{e.epochs:.2f}",
+            f"{e.tokens['median']} / {e.tokens['most']}",
+            f"{e.memory_gib['total']:.2f}",
+            f"{e.update_hours:.2f}",
+        )
+    console.print(table)
+    console.print(f"one device at {speed / 1e12:.2f} TFLOP/s; hours of updates alone, without rollouts")
+
+
+@app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="New folder for the merged model")],
     run: Annotated[Path, typer.Option(help="A run folder")] = Path("runs/demo"),

@@ -65,6 +65,8 @@ class Model(_Section):
 
     nano: NanoBase | None = None
     path: Path | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights where the model answers; every training stage has its own `dtype`."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -27,6 +27,8 @@ from surgr1.synthesis.teachers import Teacher
 from surgr1.training.sft import TrainResult
 
 Counts = dict[str, float]
+SALTS = {"sft": 1, "coldstart": 2, "grpo": 3, "refine": 4}
+"""Every stage draws its own samples; every iteration of refinement too (from its salt upwards)."""
 Bar = Callable[[str], Any]
 """progress.progress_bar bound to a console: `with bar("label") as advance`."""
 
@@ -123,11 +125,15 @@ class Run:
         """The policy as an engine, its answers in the run's ledger."""
         from surgr1.engines.ledger import Ledger, LedgerEngine
         from surgr1.engines.transformers_engine import TransformersEngine
-        from surgr1.training.loading import fingerprint, load_model, load_processor
+        from surgr1.training.loading import best_device, fingerprint, load_model, load_processor
 
-        model = load_model(self.base, adapter_dir=adapter)
+        device = best_device()
         engine = TransformersEngine(
-            model, load_processor(self.base), model_id=fingerprint(self.base, adapter), batch_size=batch_size
+            load_model(self.base, adapter_dir=adapter, dtype=self.recipe.model.dtype, device=device),
+            load_processor(self.base),
+            model_id=fingerprint(self.base, adapter),
+            batch_size=batch_size,
+            device=device,
         )
         return LedgerEngine(engine, Ledger(self.folder / "ledger.sqlite"))
 
@@ -216,7 +222,7 @@ def sft(run: Run) -> Counts:
     assert section is not None
     path = run.folder / "sft" / "conversations.parquet"
     if not path.is_file():
-        samples = run.select(section.select, 1)
+        samples = run.select(section.select, SALTS["sft"])
         images = run.images(samples)
         write_conversations(path, [vqa_conversation(s, images[s.sample_id]) for s in samples])
     with run.bar("stage 1: SFT on VQA labels") as advance:
@@ -238,7 +244,7 @@ def coldstart(run: Run) -> Counts:
 
     section = run.recipe.coldstart
     assert section is not None
-    samples = run.select(section.select, 2)
+    samples = run.select(section.select, SALTS["coldstart"])
     images = run.images(samples)
     with run.bar("stage 2: teacher's traces") as advance:
         report = synthesize(
@@ -275,7 +281,7 @@ def grpo(run: Run) -> Counts:
     assert section is not None and adapter is not None
     path = run.folder / "grpo" / "prompts.parquet"
     if not path.is_file():
-        samples = run.select(section.select, 3)
+        samples = run.select(section.select, SALTS["grpo"])
         images = run.images(samples)
         # Only the prompt and the label are used: GRPO sees no trace.
         write_conversations(
@@ -308,7 +314,7 @@ def refine(run: Run) -> Counts:
     counts: Counter[str] = Counter()
     for iteration in range(1, section.iterations + 1):
         folder = run.folder / "refine" / f"iteration-{iteration}"
-        samples = run.select(section.select, 3 + iteration)
+        samples = run.select(section.select, SALTS["refine"] + iteration - 1)
         conversations = folder / "conversations.parquet"
         summary = folder / "report.json"
         if not summary.is_file():

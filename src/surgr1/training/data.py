@@ -63,6 +63,11 @@ class TokenizedConversations:
             self.lengths.append(len(prompt) + len(completion))
 
     @property
+    def prompt_lengths(self) -> list[int]:
+        """Tokens of every item up to its completion."""
+        return [sum(label == IGNORE for label in row[1]) for row in self._rows]
+
+    @property
     def images(self) -> list[str]:
         """The picture of every item."""
         return [row[2] for row in self._rows]

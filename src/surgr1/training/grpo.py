@@ -14,11 +14,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from surgr1.synthesis.conversations import read_conversations
+from surgr1.training.interrupt import stop_on_sigterm
 from surgr1.training.objective import Scaling, entropy_weights, group_advantages
 from surgr1.training.rewards import NAMES, RewardWeights, trl_rewards
 from surgr1.training.sft import Progress, TrainingError, TrainResult, last_checkpoint, save_whole
@@ -45,6 +46,7 @@ class GRPOStage(BaseModel):
     entropy_weighting: bool = True
     shared_prefix: bool = True
     """One forward of picture and prompt per group (`training.shared_prefix`); else TRL's own path."""
+    gradient_checkpointing: bool = False
     tau: float = Field(1.0, gt=0)
     scale_rewards: Scaling = "batch"
     rewards: RewardWeights = RewardWeights()
@@ -52,6 +54,15 @@ class GRPOStage(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
     autocast: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.shared_prefix and self.gradient_checkpointing:
+            raise ValueError(
+                "shared_prefix keeps the keys and values of a prompt, gradient_checkpointing throws them"
+                " away: choose one"
+            )
+        return self
 
 
 def group_shares(right: list[float], group_size: int) -> dict[str, float]:
@@ -279,7 +290,8 @@ def training_config(stage: GRPOStage, out: Path) -> Any:
         disable_tqdm=True,
         bf16=stage.autocast,
         use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
+        gradient_checkpointing=stage.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_num_workers=0,
     )
 
@@ -321,10 +333,11 @@ def run_grpo(
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train the adapter and write `out`/adapter and `out`/log.jsonl. Continues a killed run found in
-    `out`.
+    `out`. Raises TrainingError; Stopped after SIGTERM.
     """
     import torch
     from transformers import TrainerCallback
+    from transformers.trainer_callback import PrinterCallback
 
     from surgr1.training.loading import load_model, load_processor
     from surgr1.training.lora import count_per_tower
@@ -359,20 +372,19 @@ def run_grpo(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             on_step(state.global_step, stage.steps)
 
-    trainer = make_trainer_class()(
-        model=model,
-        reward_funcs=trl_rewards(),
-        args=training_config(stage, out),
-        train_dataset=prompt_dataset(conversations),
-        processing_class=load_processor(model_dir),
-        callbacks=[Watch()],
-        stage=stage,
-    )
-    from transformers.trainer_callback import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    resume = last_checkpoint(out / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with stop_on_sigterm(stage.steps) as stop:
+        trainer = make_trainer_class()(
+            model=model,
+            reward_funcs=trl_rewards(),
+            args=training_config(stage, out),
+            train_dataset=prompt_dataset(conversations),
+            processing_class=load_processor(model_dir),
+            callbacks=[Watch(), stop],
+            stage=stage,
+        )
+        trainer.remove_callback(PrinterCallback)
+        resume = last_checkpoint(out / "checkpoints")
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     rewards = [r["reward"] for r in trainer.state.log_history if "reward" in r]
     save_whole(trainer.model, out / "adapter")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)

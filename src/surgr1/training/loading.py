@@ -11,6 +11,13 @@ class ModelError(SurgR1Error):
     """A model folder that is missing, incomplete or damaged."""
 
 
+def best_device() -> str:
+    """Where a model answers: the accelerator if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_processor(model_dir: Path) -> Any:
     """The folder's Qwen2.5-VL processor, padding on the left (3-D rotary positions and generation both need
     it).

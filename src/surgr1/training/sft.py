@@ -11,12 +11,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.synthesis.conversations import read_conversations
+from surgr1.training.interrupt import stop_on_sigterm
 from surgr1.training.lora import Lora
 
 Progress = Callable[[int, int], None]
@@ -48,12 +49,22 @@ class SFTStage(BaseModel):
     """Questions about one picture are branches of it: encoded and prefilled once per micro-batch
     (`training.shared_prefix`). Batches then hold fewer pictures than samples.
     """
+    gradient_checkpointing: bool = False
     full: bool = False
     lora: Lora = Lora()
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the stored weights; `autocast` computes in bfloat16 whatever it is."""
     autocast: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.shared_images and self.gradient_checkpointing:
+            raise ValueError(
+                "shared_images keeps the keys and values of a picture, gradient_checkpointing throws them"
+                " away: choose one"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ def run_sft(
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train and write `out`/model (full) or `out`/adapter, and `out`/log.jsonl. Continues a killed run found
-    in `out`.
+    in `out`. Raises TrainingError; Stopped after SIGTERM.
     """
     import torch
     from peft import get_peft_model
@@ -194,21 +205,25 @@ def run_sft(
         dataloader_num_workers=0,
         bf16=stage.autocast,
         use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=stage.gradient_checkpointing,
+        # The reentrant form gives adapters below the first trainable input no gradient.
+        gradient_checkpointing_kwargs={"use_reentrant": False},
     )
     optimizer = None
     if stage.optimizer == "muon":
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         optimizer = MuonWithAdamW(named, lr=stage.learning_rate, weight_decay=stage.weight_decay)
-    trainer = SurgicalTrainer(
-        model=model,
-        optimizers=(optimizer, None),
-        args=arguments,
-        train_dataset=data,
-        data_collator=(BranchCollator if stage.shared_images else Collator)(processor),
-        callbacks=[Watch()],
-    )
-    trainer.remove_callback(_printer())
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with stop_on_sigterm(stage.steps) as stop:
+        trainer = SurgicalTrainer(
+            model=model,
+            optimizers=(optimizer, None),
+            args=arguments,
+            train_dataset=data,
+            data_collator=(BranchCollator if stage.shared_images else Collator)(processor),
+            callbacks=[Watch(), stop],
+        )
+        trainer.remove_callback(_printer())
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r][-5:]
     final = sum(losses) / len(losses)
     target = out / ("model" if stage.full else "adapter")

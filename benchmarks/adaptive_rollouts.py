@@ -1,0 +1,80 @@
+"""What stopping at the first right and sound rollout saves in refinement, against all K rollouts.
+
+    python benchmarks/adaptive_rollouts.py recipes/demo.yaml runs/demo
+
+Takes the first iteration of a finished run: the same samples, policy, seeds and images, all K rollouts (those
+the run made come from its ledger). Prints tokens and rollouts of both, and whether the hard set (Eq. 8), the
+re-tagged set and the kept traces are the same.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from surgr1.corpora.questions import sample_prompt
+from surgr1.engines.types import Request, Sampling
+from surgr1.pipeline.progress import progress_bar
+from surgr1.pipeline.recipe import load_recipe
+from surgr1.pipeline.stages import SALTS, Run
+from surgr1.synthesis.validate import validate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("run", type=Path)
+    args = parser.parse_args()
+    folder = args.run.resolve()
+    run = Run(load_recipe(args.recipe, run_dir=folder), folder, partial(progress_bar, Console(stderr=True)))
+    section = run.recipe.refine
+    if section is None:
+        parser.error(f"{args.recipe} has no refinement")
+    samples = run.select(section.select, SALTS["refine"])
+    images = run.images(samples)
+    requests = [
+        Request(s.sample_id, sample_prompt(s, reasoning=True), (images[s.sample_id].path,), s.policy)
+        for s in samples
+    ]
+    sampling = Sampling(
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.temperature,
+        seed=run.recipe.seed + 1,
+        n=section.rollouts,
+    )
+    by_id = {s.sample_id: s for s in samples}
+    engine = run.engine(run.adapter("refine"), run.recipe.bench.batch_size)
+    fixed: dict[str, tuple[int, list[tuple[bool, bool]]]] = {}
+    with run.bar(f"all {section.rollouts} rollouts") as advance:
+        for request, answers in engine.generate(requests, sampling):
+            i, verdicts = request.request_id, []
+            for answer in answers:
+                findings, _ = validate(answer.text, by_id[i], images[i], finish_reason=answer.finish_reason)
+                right = next(f.ok for f in findings if f.check == "answer")
+                verdicts.append((right, all(f.ok for f in findings)))
+            fixed[i] = sum(a.tokens_out for a in answers), verdicts
+            advance(len(fixed), len(samples))
+
+    first = folder / "refine" / "iteration-1"
+    rows: dict[str, list[tuple[bool, bool]]] = {s.sample_id: [] for s in samples}
+    for line in (first / "rollouts.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows[row["sample_id"]].append((row["right"], row["sound"]))
+    report = json.loads((first / "report.json").read_text(encoding="utf-8"))
+
+    def fate(verdicts: list[tuple[bool, bool]]) -> str | int:
+        if (True, True) in verdicts:
+            return verdicts.index((True, True))
+        return "re-tagged" if any(right for right, _ in verdicts) else "hard"
+
+    same = sum(fate(rows[i]) == fate(fixed[i][1]) for i in rows)
+    tokens, rollouts = sum(t for t, _ in fixed.values()), section.rollouts * len(samples)
+    print(f"fixed K = {section.rollouts}: {rollouts} rollouts, {tokens} tokens")
+    print(f"until right: {report['generated']} rollouts, {report['tokens']} tokens")
+    print(f"ratio of tokens {report['tokens'] / tokens:.3f}; same fate for {same} of {len(samples)} samples")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -616,6 +618,61 @@ def test_sigterm_ends_training_in_order(tiny, conversations, tmp_path) -> None:
     again = run_sft(stage, **places, out=tmp_path / "cut")
     a, b = (load_file(r.adapter_dir / "adapter_model.safetensors") for r in (whole, again))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+from surgr1.training.lora import Lora
+from surgr1.training.sft import SFTStage, run_sft
+stage, model, conversations, out, last = json.loads(sys.argv[1])
+def stop(step, total):
+    if step == last:
+        raise SystemExit(3)
+run_sft(SFTStage(**stage), model_dir=Path(model), adapter_in=None, conversations=Path(conversations),
+        out=Path(out), progress=stop)
+"""
+
+
+def test_two_processes_give_the_updates_of_one(tiny, conversations, tmp_path) -> None:
+    """Same losses (rounding apart), over more than one epoch; a checkpoint of two is continued by one."""
+    stage = {
+        "steps": 6,
+        "batch_size": 2,
+        "accumulation": 2,
+        "learning_rate": 1e-3,
+        "lora": {"r": 4, "alpha": 8},
+        "save_steps": 2,
+    }
+
+    def start(out: str, last: int) -> int:
+        argument = json.dumps([stage, str(tiny), str(conversations), str(tmp_path / out), last])
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        (tmp_path / "two.py").write_text(TWO)
+        return subprocess.run(
+            [*command, str(tmp_path / "two.py"), argument],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            timeout=240,
+        ).returncode
+
+    def losses(out: str) -> list[float]:
+        rows = [json.loads(x) for x in (tmp_path / out / "log.jsonl").read_text().splitlines()]
+        return [r["loss"] for r in rows if "loss" in r]
+
+    places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
+    run_sft(SFTStage(**stage), **places, out=tmp_path / "one")
+    assert start("two", 0) == 0
+    assert losses("two") == pytest.approx(losses("one"), rel=1e-4)
+    assert start("cut", 5) != 0
+    assert last_checkpoint(tmp_path / "cut" / "checkpoints").name == "checkpoint-4"
+    run_sft(SFTStage(**stage), **places, out=tmp_path / "cut")
+    whole, two, cut = (
+        load_file(tmp_path / out / "adapter" / "adapter_model.safetensors") for out in ("one", "two", "cut")
+    )
+    for name, value in whole.items():
+        assert torch.allclose(two[name], value, atol=2e-5), name
+        assert torch.allclose(cut[name], value, atol=2e-5), name
 
 
 def test_muon_moves_matrices_and_adamw_the_rest_at_the_scheduled_rate() -> None:

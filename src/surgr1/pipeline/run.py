@@ -26,6 +26,7 @@ from surgr1.pipeline.manifest import (
 from surgr1.pipeline.progress import progress_bar
 from surgr1.pipeline.recipe import Recipe
 from surgr1.pipeline.stages import Counts, Run
+from surgr1.training.sft import processes
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ def execute(recipe: Recipe, folder: Path, console: Console, *, only: str | None 
     """Run the recipe in `folder`. `only` runs one step, whose inputs must be finished; returns the counts of
     every finished step.
     """
+    if processes()[1] > 1:
+        raise SurgR1Error(
+            "a run folder belongs to one process; several at once train through training.sft.run_sft"
+        )
     run = Run(recipe, folder, partial(progress_bar, console))
     steps = plan(recipe)
     if only is not None and only not in {s.name for s in steps}:

@@ -7,6 +7,7 @@ the same order of data.
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,11 @@ class TrainResult:
     log: Path
 
 
+def processes() -> tuple[int, int]:
+    """(rank, number) of the processes that torchrun or accelerate started together; (0, 1) for one alone."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; half-written ones (killed while saving) are removed."""
     from safetensors import SafetensorError, safe_open
@@ -91,12 +97,13 @@ def last_checkpoint(folder: Path) -> Path | None:
             with safe_open(weights, framework="pt") as file:
                 file.keys()
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            whole = all((path / n).is_file() for n in ("optimizer.pt", "scheduler.pt", "rng_state.pth"))
+            # Several processes write rng_state_<rank>.pth each.
+            whole = all(any(path.glob(n)) for n in ("optimizer.pt", "scheduler.pt", "rng_state*.pth"))
         except (StopIteration, OSError, ValueError, SafetensorError):
             whole = False
         if whole and found is None:
             found = path
-        elif not whole:
+        elif not whole and processes()[0] == 0:
             shutil.rmtree(path)
     return found
 
@@ -112,6 +119,9 @@ def run_sft(
 ) -> TrainResult:
     """Train and write `out`/model (full) or `out`/adapter, and `out`/log.jsonl. Continues a killed run found
     in `out`. Raises TrainingError; Stopped after SIGTERM.
+
+    Under torchrun the processes share the stage's batch: `accumulation` is divided by their number, so the
+    updates are those of one process.
     """
     import torch
     from peft import get_peft_model
@@ -129,6 +139,12 @@ def run_sft(
     from surgr1.training.muon import MuonWithAdamW
     from surgr1.training.shared_prefix import install
 
+    rank, world = processes()
+    if stage.accumulation % world:
+        raise TrainingError(
+            f"accumulation {stage.accumulation} cannot be shared by {world} processes; batch_size x"
+            " accumulation is the batch of all of them together"
+        )
     out.mkdir(parents=True, exist_ok=True)
     processor = load_processor(model_dir)
     data = TokenizedConversations(
@@ -149,13 +165,18 @@ def run_sft(
         install(model)
     log = out / "log.jsonl"
 
+    def record(row: dict[str, Any]) -> None:
+        if rank == 0:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
     class Watch(TrainerCallback):
         """Writes the log, stops on NaN, proves at the first step that every adapter learns."""
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 0 and not stage.full and adapter_in is None:
                 norms = check_gradients(model)
-                _append(log, {"step": 0, "trainable": counts, "gradient_norms": norms})
+                record({"step": 0, "trainable": counts, "gradient_norms": norms})
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if logs and "loss" in logs:
@@ -165,8 +186,7 @@ def run_sft(
                         f"loss is {logs['loss']} at step {state.global_step}; last good checkpoint:"
                         f" {good or 'none'}"
                     )
-                _append(
-                    log,
+                record(
                     {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]},
                 )
 
@@ -188,7 +208,7 @@ def run_sft(
         output_dir=str(out / "checkpoints"),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.accumulation,
+        gradient_accumulation_steps=stage.accumulation // world,
         learning_rate=stage.learning_rate,
         warmup_steps=round(stage.warmup_ratio * stage.steps),
         weight_decay=stage.weight_decay,
@@ -205,6 +225,7 @@ def run_sft(
         dataloader_num_workers=0,
         bf16=stage.autocast,
         use_cpu=not torch.cuda.is_available(),
+        ddp_backend=None if torch.cuda.is_available() or world == 1 else "gloo",
         gradient_checkpointing=stage.gradient_checkpointing,
         # The reentrant form gives adapters below the first trainable input no gradient.
         gradient_checkpointing_kwargs={"use_reentrant": False},
@@ -227,8 +248,10 @@ def run_sft(
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r][-5:]
     final = sum(losses) / len(losses)
     target = out / ("model" if stage.full else "adapter")
-    save_whole(model, target, processor if stage.full else None)
-    shutil.rmtree(out / "checkpoints")
+    if rank == 0:
+        save_whole(model, target, processor if stage.full else None)
+        shutil.rmtree(out / "checkpoints")
+    trainer.accelerator.wait_for_everyone()
     return TrainResult(
         target if stage.full else model_dir, None if stage.full else target, stage.steps, final, log
     )
@@ -249,8 +272,3 @@ def _printer() -> Any:
     from transformers.trainer_callback import PrinterCallback
 
     return PrinterCallback
-
-
-def _append(log: Path, row: dict[str, Any]) -> None:
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")

@@ -7,6 +7,7 @@ from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.vocabularies import vocabulary
@@ -172,6 +173,13 @@ def test_finished_videos_are_kept_and_another_plan_starts_anew(tmp_path) -> None
     assert (first.rendered, first.frames) == (80, 80)
     picture = tmp_path / "sim-sar-rarp50" / "video_01" / "rgb" / "000000006.png"
     data = picture.read_bytes()
+    masks = sorted((tmp_path / "sim-sar-rarp50" / "video_01" / "segmentation").iterdir())
+    assert [m.stem for m in masks] == [f"{60 * k:09d}" for k in range(4)]
+    values = [np.asarray(Image.open(m)) for m in masks]
+    assert {v.shape for v in values} == {np.asarray(Image.open(picture)).shape[:2]}
+    seen = set(np.unique(np.stack(values)).tolist())
+    # Claspers and shafts always, needle and thread somewhere in the clip; never a class that is not drawn.
+    assert {0, 1, 3, 4, 5} <= seen <= {0, 1, 3, 4, 5, 6}
     (tmp_path / ".state" / "sim-sar-rarp50-1.json").unlink()
     again = simulate(tmp_path, SimPlan(trees=(tree,)), workers=1)
     assert again.rendered == 40 and picture.read_bytes() == data

@@ -14,7 +14,10 @@ from surgr1.simulator.instruments import draw_instrument
 from surgr1.simulator.scene import Centre, Cholecystectomy, Prostatectomy, Scene
 from surgr1.simulator.textures import Float, soft_noise
 
-_FIRST_INSTRUMENT = 60
+FIRST_INSTRUMENT = 60
+SHAFT = 100
+"""Mask values: the working end of instrument k is FIRST_INSTRUMENT + k, its shaft SHAFT more; tissues are
+`anatomy.IDS`."""
 MIN_PIXELS = 60
 """A working end or tissue with fewer visible pixels than this is not labelled: nobody could see it."""
 
@@ -23,11 +26,12 @@ MIN_PIXELS = 60
 class Rendered:
     """`image` uint8 (height, width, 3). `instrument_boxes`: one per instrument of the scene, None if its
     working end is not visible. `tissue_boxes`: visible tissues (and the specimen bag) by name. Boxes are x1,
-    y1, x2, y2 in pixels."""
+    y1, x2, y2 in pixels. `ids` uint8 (height, width): what every pixel shows (0 outside the scope)."""
 
     image: NDArray[np.uint8]
     instrument_boxes: tuple[Box | None, ...]
     tissue_boxes: dict[str, Box]
+    ids: NDArray[np.uint8]
 
 
 @lru_cache(maxsize=32)
@@ -59,7 +63,7 @@ def render(scene: Scene, centre: Centre) -> Rendered:
     _blood(canvas, scene)
     canvas.apply_gloss()
     for i, instrument in enumerate(scene.instruments):
-        draw_instrument(canvas, instrument, centre, _FIRST_INSTRUMENT + i)
+        draw_instrument(canvas, instrument, centre, FIRST_INSTRUMENT + i)
         canvas.shade.paste(0, (0, 0, *canvas.shade.size))
     return _develop(canvas, scene, centre)
 
@@ -110,10 +114,10 @@ def _develop(canvas: Canvas, scene: Scene, centre: Centre) -> Rendered:
         rng = np.random.default_rng(key)
         pixels += rng.standard_normal((size[1], size[0], 1), dtype=np.float32) * (22 * centre.noise)
     pixels[~visible] = 0
-    ids = np.where(visible, ids, 0)
-    boxes = tuple(_box(ids == _FIRST_INSTRUMENT + i) for i in range(len(scene.instruments)))
+    ids = np.where(visible, ids, 0).astype(np.uint8)
+    boxes = tuple(_box(ids == FIRST_INSTRUMENT + i) for i in range(len(scene.instruments)))
     tissues = {name: box for name, i in IDS.items() if (box := _box(ids == i)) is not None}
-    return Rendered(np.clip(pixels, 0, 255).astype(np.uint8), boxes, tissues)
+    return Rendered(np.clip(pixels, 0, 255).astype(np.uint8), boxes, tissues, ids)
 
 
 def draw_boxes(rendered: Rendered, names: tuple[str, ...]) -> Image.Image:

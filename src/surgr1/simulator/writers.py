@@ -13,12 +13,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from surgr1.ontology.vocabularies import vocabulary
+from surgr1.simulator.anatomy import IDS
 from surgr1.simulator.canvas import Box
 from surgr1.simulator.operations import Operation
-from surgr1.simulator.render import Rendered, render
+from surgr1.simulator.render import FIRST_INSTRUMENT, SHAFT, Rendered, render
 from surgr1.simulator.scene import Centre, Instrument, Scene
 
 NOTICE = "Simulated data made by surgr1. No patient, no real operation. Not for clinical use.\n"
@@ -254,20 +256,34 @@ def _finish_endoscapes(root: Path, videos: Mapping[int, dict[str, Any]], split: 
     )
 
 
+def _save_mask(drawn: Rendered, scene: Scene, path: Path) -> None:
+    """One channel, pixel value = class (datasets-b.md 1.3): 1 clasper (drawn in one with the wrist, 2), 3
+    shaft, 4 needle, 5 thread, 6 suction tool.
+    """
+    classes = np.zeros(256, np.uint8)
+    classes[IDS["needle"]], classes[IDS["thread"]] = 4, 5
+    for k, instrument in enumerate(scene.instruments):
+        tip = FIRST_INSTRUMENT + k
+        classes[[tip, tip + SHAFT]] = (6, 6) if instrument.tool == "suction" else (1, 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(classes[drawn.ids]).save(path, compress_level=1)
+
+
 def sar_rarp50_video(
     root: Path, number: int, operation: Operation, centre: Centre, split: Split
 ) -> dict[str, Any]:
-    """`video_NN/rgb/<60-fps frame>.png` every 6th frame, `action_discrete.txt`, `action_continuous.txt`
-    (datasets-b.md 1.1, 1.2).
+    """`video_NN/rgb/<60-fps frame>.png` every 6th frame, `segmentation/<frame>.png` every 60th,
+    `action_discrete.txt`, `action_continuous.txt` (datasets-b.md 1.1, 1.2).
 
-    The frames are as the challenge's toolkit unpacks them; neither the video file nor segmentation is
-    written.
+    The frames are as the challenge's toolkit unpacks them from `video_left.avi`, which is not written.
     """
     folder = root / f"video_{number:02d}"
     ids = vocabulary("sar-rarp50", "action").ids
     labels: list[int] = []
     for index, scene, drawn, _ in _frames(operation, centre):
         _save(drawn, folder / "rgb" / f"{6 * index:09d}.png")
+        if index % 10 == 0:
+            _save_mask(drawn, scene, folder / "segmentation" / f"{6 * index:09d}.png")
         labels.append(ids[scene.action])
     (folder / "action_discrete.txt").write_text(
         "".join(f"{6 * i:09d},{a}\n" for i, a in enumerate(labels)), encoding="utf-8"

@@ -163,9 +163,17 @@ def test_an_evaluation_video_in_training_stops_the_build(tmp_path) -> None:
 
 
 def test_ctrl_c_stops_with_a_word_and_keeps_what_is_done(tmp_path) -> None:
-    command = [sys.executable, "-c", "from surgr1.cli.app import main; main()", "sim", str(tmp_path / "w")]
+    # A shell that starts the tests in the background makes SIGINT ignored in all their children.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from surgr1.cli.app import main; main()"
+    )
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+        [sys.executable, "-c", code, "sim", str(tmp_path / "w")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     while not list((tmp_path / "w" / ".state").glob("*.json")) and process.poll() is None:
         time.sleep(0.05)

@@ -180,7 +180,7 @@ def _write_one(root: Path, state: Path, tree: Tree, number: int, plan_seed: int)
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Processes started here never see Ctrl-C (they inherit the mask); it reaches this one afterwards. A
-    worker interrupted inside a queue's lock would leave the pool waiting for ever.
+    worker that dies with a lock of the queue in its hands could leave the pool waiting for ever.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -35,7 +35,7 @@ lint: install
 
 # Renew the pins after changing pyproject.toml (needs uv on the PATH).
 pins:
-	uv export --quiet --all-groups --no-emit-project --no-emit-index-url --output-file constraints.txt
+	uv export --quiet --all-groups --no-emit-project --no-header --output-file constraints.txt
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache

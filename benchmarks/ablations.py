@@ -89,7 +89,9 @@ def main() -> None:
                 stages.grpo(work)
             found[ARMS[0 if weighted else 1]].append(arena(recipe, folder, bar, "grpo"))
             if weighted:
-                if not (work.adapter_of("refine") / "adapter_config.json").is_file():  # type: ignore[operator]
+                adapter = work.adapter_of("refine")
+                assert adapter is not None
+                if not (adapter / "adapter_config.json").is_file():
                     stages.refine(work)
                 found[ARMS[2]].append(arena(recipe, folder, bar, "refine"))
     cold = arena(recipe, run, bar, "coldstart")

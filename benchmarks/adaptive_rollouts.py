@@ -14,12 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from surgr1.corpora.questions import sample_prompt
-from surgr1.engines.types import Request, Sampling
+from surgr1.engines.types import Sampling
 from surgr1.pipeline.progress import progress_bar
 from surgr1.pipeline.recipe import load_recipe
 from surgr1.pipeline.stages import SALTS, Run
-from surgr1.synthesis.validate import validate
+from surgr1.training.refine import judge, rollout_requests
 
 
 def main() -> None:
@@ -34,10 +33,6 @@ def main() -> None:
         parser.error(f"{args.recipe} has no refinement")
     samples = run.select(section.select, SALTS["refine"])
     images = run.images(samples)
-    requests = [
-        Request(s.sample_id, sample_prompt(s, reasoning=True), (images[s.sample_id].path,), s.policy)
-        for s in samples
-    ]
     sampling = Sampling(
         max_new_tokens=section.max_new_tokens,
         temperature=section.temperature,
@@ -48,13 +43,10 @@ def main() -> None:
     engine = run.engine(run.adapter("refine"), run.recipe.bench.batch_size)
     fixed: dict[str, tuple[int, list[tuple[bool, bool]]]] = {}
     with run.bar(f"all {section.rollouts} rollouts") as advance:
-        for request, answers in engine.generate(requests, sampling):
-            i, verdicts = request.request_id, []
-            for answer in answers:
-                findings, _ = validate(answer.text, by_id[i], images[i], finish_reason=answer.finish_reason)
-                right = next(f.ok for f in findings if f.check == "answer")
-                verdicts.append((right, all(f.ok for f in findings)))
-            fixed[i] = sum(a.tokens_out for a in answers), verdicts
+        for request, answers in engine.generate(rollout_requests(samples, images), sampling):
+            i = request.request_id
+            verdicts = [judge(by_id[i], answer, images[i]) for answer in answers]
+            fixed[i] = sum(a.tokens_out for a in answers), [(v.right, v.sound) for v in verdicts]
             advance(len(fixed), len(samples))
 
     first = folder / "refine" / "iteration-1"

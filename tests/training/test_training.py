@@ -50,8 +50,9 @@ from surgr1.training.muon import MuonWithAdamW
 from surgr1.training.objective import entropy_weights, group_advantages, grpo_loss, token_entropy
 from surgr1.training.refine import is_hard
 from surgr1.training.rewards import RewardWeights, answer_reward, format_reward, structure_reward, trl_rewards
-from surgr1.training.sft import SFTStage, TrainingError, last_checkpoint, run_sft
+from surgr1.training.sft import SFTStage, run_sft
 from surgr1.training.shared_prefix import SharedPrefixError, install
+from surgr1.training.stage import TrainingError, last_checkpoint
 
 torch.set_num_threads(1)
 

@@ -71,9 +71,8 @@ def predict(
     area = 28 * 28
     low, high = budget["shortest_edge"] // area, budget["longest_edge"] // area
     prepared = prepare_image(image, run / "images", min_tokens=low, max_tokens=high)
-    device = best_device()
-    model = load_model(base, adapter_dir=adapter, device=device)
-    engine = TransformersEngine(model, processor, model_id=fingerprint(base, adapter), device=device)
+    model = load_model(base, adapter_dir=adapter, device=best_device())
+    engine = TransformersEngine(model, processor, model_id=fingerprint(base, adapter))
     request = Request(
         "one", build_prompt(question, task=Task(task), reasoning=True), (prepared.path,), "local_only"
     )

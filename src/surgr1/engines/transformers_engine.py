@@ -11,6 +11,11 @@ from surgr1.engines.messages import user_messages
 from surgr1.engines.types import Completion, FinishReason, Request, Sampling
 
 
+def backbone_of(model: Any) -> Any:
+    """The Qwen2.5-VL backbone (without its output layer) of a model, plain or inside PEFT."""
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).model
+
+
 def generate_branches(model: Any, inputs: Any, owner: Any, config: Any, **settings: Any) -> Any:
     """`model.generate` for several completions per prompt from one prefill: token ids (B, prompt + new).
 
@@ -20,7 +25,7 @@ def generate_branches(model: Any, inputs: Any, owner: Any, config: Any, **settin
     """
     import torch
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = backbone_of(model)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     # All but the last token: `generate` wants something left to run, and its logits.
     prefill = {
@@ -28,10 +33,10 @@ def generate_branches(model: Any, inputs: Any, owner: Any, config: Any, **settin
         for k, v in inputs.items()
     }
     with torch.no_grad():
-        prefix = base.model(**prefill, use_cache=True)
+        prefix = backbone(**prefill, use_cache=True)
     cache = prefix.past_key_values
     cache.batch_select_indices(owner)
-    base.model.rope_deltas = prefix.rope_deltas[owner]
+    backbone.rope_deltas = prefix.rope_deltas[owner]
     return model.generate(
         input_ids=ids[owner],
         attention_mask=mask[owner],
@@ -71,7 +76,7 @@ class TransformersEngine:
     Requests are answered in batches of similar prompt length. With temperature > 0 every completion has its
     own random numbers, from `Sampling.seed`, the request's id and the completion's index: it does not matter
     what else is in the batch (up to rounding). Images must be on the final grid: the processor is told not to
-    resize.
+    resize. The model stays on the device where it is.
     """
 
     name = "transformers"
@@ -83,14 +88,13 @@ class TransformersEngine:
         *,
         model_id: str,
         batch_size: int = 32,
-        device: str = "cpu",
         autocast: bool = False,
     ) -> None:
         if hasattr(model, "merge_and_unload"):
             # Merged weights decode faster, and this copy of the model is the engine's own.
             model = model.merge_and_unload()
-        self._model = model.eval().to(device)
-        self._processor, self._device, self._autocast = processor, device, autocast
+        self._model = model.eval()
+        self._processor, self._device, self._autocast = processor, model.device.type, autocast
         self._batch_size = batch_size
         self.model = model_id
 

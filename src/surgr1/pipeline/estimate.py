@@ -3,6 +3,7 @@ time. Needs the built data, the tokenizer and the configuration of the base, not
 """
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from surgr1.pipeline.stages import SALTS, Run
 from surgr1.synthesis.conversations import Conversation, trace_conversation, vqa_conversation
 from surgr1.synthesis.teachers import OfflineTeacher
 from surgr1.training.grpo import GRPOStage
-from surgr1.training.memory import BYTES, Counts, Dtype, Kept, count, measure_kept
+from surgr1.training.lora import Lora
+from surgr1.training.memory import BYTES, Counts, Kept, count, measure_kept
 from surgr1.training.sft import SFTStage
+from surgr1.training.stage import Dtype
 
 MOST = 1000
 """Samples whose tokens are counted; more change the quantiles little."""
@@ -44,7 +47,9 @@ class StageEstimate:
 
 
 def estimate(run: Run, *, flops_per_second: float) -> list[StageEstimate]:
-    """Estimates of the recipe's LoRA stages. Raises RecipeError when the base's files are not there."""
+    """Estimates of the recipe's LoRA stages. Raises RecipeError when the base's files are not there,
+    TokenError when a sample is over a stage's max_length.
+    """
     from transformers import Qwen2_5_VLConfig
 
     from surgr1.training.loading import load_processor
@@ -58,9 +63,9 @@ def estimate(run: Run, *, flops_per_second: float) -> list[StageEstimate]:
         )
     config, processor = Qwen2_5_VLConfig.from_pretrained(base, local_files_only=True), load_processor(base)
     found = []
-    counted: dict[str, Counts] = {}
-    kept: dict[tuple[str, str], Kept] = {}
-    lora = run.recipe.sft.stage.lora if run.recipe.sft else SFTStage(steps=1).lora
+    lora = run.recipe.sft.stage.lora if run.recipe.sft else Lora()
+    counts = count(config, lora)
+    kept: dict[Dtype, Kept] = {}
     for name, salt in SALTS.items():
         section = getattr(run.recipe, name)
         if section is None:
@@ -70,12 +75,11 @@ def estimate(run: Run, *, flops_per_second: float) -> list[StageEstimate]:
         shown = samples[:: max(1, math.ceil(len(samples) / MOST))]
         rows = [_conversation(run, s, name) for s in shown]
         lengths = _lengths(rows, processor, stage)
-        key = lora.model_dump_json()
-        counts = counted.setdefault(key, count(config, lora))
-        dtype: Dtype = "bfloat16" if stage.autocast else stage.dtype
-        measured = kept.setdefault((key, dtype), measure_kept(config, lora, dtype, tokens=max(lengths)))
+        dtype = stage.computed_in
+        if dtype not in kept:
+            kept[dtype] = measure_kept(config, lora, dtype, tokens=max(lengths))
         found.append(
-            _estimate(name, stage, samples, rows, lengths, config, counts, measured, flops_per_second)
+            _estimate(name, stage, samples, rows, lengths, config, counts, kept[dtype], flops_per_second)
         )
     return found
 
@@ -95,15 +99,9 @@ def _conversation(run: Run, sample: Sample, stage: str) -> Conversation:
 def _lengths(rows: list[Conversation], processor: Any, stage: SFTStage | GRPOStage) -> list[int]:
     from surgr1.training.data import TokenizedConversations
 
-    data = TokenizedConversations(rows, processor, max_length=10**6)
     if isinstance(stage, SFTStage):
-        longest = max(data.lengths)
-        if longest > stage.max_length:
-            raise RecipeError(
-                f"a sample has {longest} tokens, over max_length {stage.max_length}; raise it or lower"
-                " images.max_tokens"
-            )
-        return data.lengths
+        return TokenizedConversations(rows, processor, max_length=stage.max_length).lengths
+    data = TokenizedConversations(rows, processor, max_length=sys.maxsize)
     return [n + stage.max_new_tokens for n in data.prompt_lengths]
 
 
@@ -122,24 +120,24 @@ def _estimate(
     # The micro-batch that must fit: its longest samples together.
     patches = max(4 * r.width * r.height // FACTOR**2 for r in rows)
     if isinstance(stage, GRPOStage):
-        per_step, micro = stage.prompts_per_step * stage.group_size, stage.micro_batch
-        scored, unit = stage.max_new_tokens, float(stage.group_size if stage.shared_prefix else 1)
+        drawn, answers, micro = stage.prompts_per_step, stage.group_size, stage.micro_batch
+        scored = branch = stage.max_new_tokens
+        sharing = float(answers) if stage.shared_prefix else 1.0
         # TRL scores in tiles: no logits are kept.
         logits = 0.0
     else:
-        per_step, micro = stage.batch_size * stage.accumulation, stage.batch_size
-        scored, unit = ordered[-1], 1.0
-        if stage.shared_images:
-            unit = len(samples) / len({(s.dataset, s.image) for s in samples})
+        drawn, answers, micro = stage.batch_size * stage.accumulation, 1, stage.batch_size
+        scored, branch = ordered[-1], ordered[-1] - patches // 4
+        pictures = {(s.dataset, s.image) for s in samples}
+        sharing = len(samples) / len(pictures) if stage.shared_images else 1.0
         logits = micro * ordered[-1] * config.text_config.vocab_size * (BYTES[stage.dtype] + 8.0)
-    branch = scored if isinstance(stage, GRPOStage) else ordered[-1] - patches // 4
-    groups = math.ceil(micro / unit)
-    tokens = groups * (ordered[-1] - branch) + micro * branch if unit > 1 else micro * ordered[-1]
-    pixels = patches * (groups if unit > 1 else micro)
-    dtype: Dtype = "bfloat16" if stage.autocast else stage.dtype
+    per_step = drawn * answers
+    # `sharing` branches to a prefix, which is kept once.
+    prefixes = math.ceil(micro / sharing)
+    tokens, pixels = prefixes * (ordered[-1] - branch) + micro * branch, prefixes * patches
     hidden, vision_hidden = config.text_config.hidden_size, config.vision_config.hidden_size
     activations = (
-        kept.recomputed(tokens, pixels, hidden, vision_hidden, dtype)
+        kept.recomputed(tokens, pixels, hidden, vision_hidden, stage.computed_in)
         if stage.gradient_checkpointing
         else kept.total(tokens, pixels)
     )
@@ -161,7 +159,7 @@ def _estimate(
         len(samples),
         stage.steps,
         per_step,
-        stage.steps * per_step / len(samples) / (stage.group_size if isinstance(stage, GRPOStage) else 1),
+        stage.steps * drawn / len(samples),
         {
             "least": ordered[0],
             "median": ordered[len(ordered) // 2],
@@ -180,7 +178,9 @@ def measured_flops() -> float:
     """Multiply-adds per second times two of a matrix product on this machine's best device."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    from surgr1.training.loading import best_device
+
+    device = best_device()
     n, dtype = (8192, torch.bfloat16) if device == "cuda" else (1024, torch.float32)
     a = torch.randn(n, n, device=device, dtype=dtype)
     best = math.inf

@@ -26,7 +26,7 @@ from surgr1.pipeline.manifest import (
 from surgr1.pipeline.progress import progress_bar
 from surgr1.pipeline.recipe import Recipe
 from surgr1.pipeline.stages import Counts, Run
-from surgr1.training.sft import processes
+from surgr1.training.stage import processes
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from surgr1.ontology.errors import SurgR1Error
 from surgr1.pipeline.manifest import code_commit, read_manifest, timestamp, write_json
 from surgr1.pipeline.recipe import Recipe, RecipeError, Selection, TeacherSpec
 from surgr1.synthesis.teachers import Teacher
-from surgr1.training.sft import TrainResult
+from surgr1.training.stage import TrainResult
 
 Counts = dict[str, float]
 SALTS = {"sft": 1, "coldstart": 2, "grpo": 3, "refine": 4}
@@ -127,13 +127,11 @@ class Run:
         from surgr1.engines.transformers_engine import TransformersEngine
         from surgr1.training.loading import best_device, fingerprint, load_model, load_processor
 
-        device = best_device()
+        model = load_model(
+            self.base, adapter_dir=adapter, dtype=self.recipe.model.dtype, device=best_device()
+        )
         engine = TransformersEngine(
-            load_model(self.base, adapter_dir=adapter, dtype=self.recipe.model.dtype, device=device),
-            load_processor(self.base),
-            model_id=fingerprint(self.base, adapter),
-            batch_size=batch_size,
-            device=device,
+            model, load_processor(self.base), model_id=fingerprint(self.base, adapter), batch_size=batch_size
         )
         return LedgerEngine(engine, Ledger(self.folder / "ledger.sqlite"))
 

@@ -9,6 +9,8 @@ from surgr1.ontology.errors import SurgR1Error
 from surgr1.simulator.canvas import Canvas, Colour
 from surgr1.simulator.scene import Centre, Instrument, Point
 
+SHAFT = 100
+"""Added to an instrument's mask value where a pixel shows its shaft."""
 STEEL: Colour = (176, 182, 190)
 BRIGHT: Colour = (222, 226, 232)
 DARK: Colour = (44, 46, 50)
@@ -43,7 +45,7 @@ class Pen:
     def fill(self, points: Sequence[Point], colour: Colour, *, working: bool = True) -> None:
         """A polygon of the working end (or of the shaft, which is not part of the label's box)."""
         self.canvas.polygon_px(
-            [self.at(*p) for p in points], colour, self.ident if working else self.ident + 100
+            [self.at(*p) for p in points], colour, self.ident if working else self.ident + SHAFT
         )
 
     def stroke(self, points: Sequence[Point], colour: Colour, width: float, *, working: bool = True) -> None:
@@ -51,7 +53,7 @@ class Pen:
             [self.at(*p) for p in points],
             colour,
             width * self.unit,
-            self.ident if working else self.ident + 100,
+            self.ident if working else self.ident + SHAFT,
         )
 
     def shaft(self, start: float, width: float, colour: Colour) -> None:
@@ -196,7 +198,7 @@ _DRAW: dict[str, Callable[[Pen, Colour], None]] = {
 
 
 def draw_instrument(canvas: Canvas, instrument: Instrument, centre: Centre, ident: int) -> None:
-    """Draw one instrument; its working end gets mask value `ident`, its shaft `ident` + 100. Raises DrawError
+    """Draw one instrument; its working end gets mask value `ident`, its shaft SHAFT more. Raises DrawError
     on an unknown tool.
     """
     if instrument.tool not in _DRAW:

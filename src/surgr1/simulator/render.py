@@ -15,9 +15,9 @@ from surgr1.simulator.scene import Centre, Cholecystectomy, Prostatectomy, Scene
 from surgr1.simulator.textures import Float, soft_noise
 
 FIRST_INSTRUMENT = 60
-SHAFT = 100
-"""Mask values: the working end of instrument k is FIRST_INSTRUMENT + k, its shaft SHAFT more; tissues are
-`anatomy.IDS`."""
+"""Mask values: the working end of instrument k is FIRST_INSTRUMENT + k, its shaft `instruments.SHAFT` more;
+tissues are `anatomy.IDS`.
+"""
 MIN_PIXELS = 60
 """A working end or tissue with fewer visible pixels than this is not labelled: nobody could see it."""
 

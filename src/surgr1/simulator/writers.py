@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from surgr1.ontology.vocabularies import vocabulary
 from surgr1.simulator.anatomy import IDS
 from surgr1.simulator.canvas import Box
+from surgr1.simulator.instruments import SHAFT
 from surgr1.simulator.operations import Operation
-from surgr1.simulator.render import FIRST_INSTRUMENT, SHAFT, Rendered, render
+from surgr1.simulator.render import FIRST_INSTRUMENT, Rendered, render
 from surgr1.simulator.scene import Centre, Instrument, Scene
 
 NOTICE = "Simulated data made by surgr1. No patient, no real operation. Not for clinical use.\n"
@@ -45,9 +47,9 @@ def _frames(
         yield index, scene, drawn, seen
 
 
-def _save(drawn: Rendered, path: Path, quality: int | None = None) -> None:
+def _save(pixels: NDArray[np.uint8], path: Path, quality: int | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(drawn.image)
+    picture = Image.fromarray(pixels)
     if quality is None:
         picture.save(path, compress_level=1)
     else:
@@ -65,7 +67,7 @@ def cholec80_video(
     tool_rows = ["Frame\t" + "\t".join(tools.native)]
     phase_rows = ["Frame\tPhase"]
     for index, scene, drawn, seen in _frames(operation, centre):
-        _save(drawn, root / "frames" / name / f"{name}_{index + 1:06d}.png")
+        _save(drawn.image, root / "frames" / name / f"{name}_{index + 1:06d}.png")
         present = {i.tool for i, _ in seen} | ({"specimen bag"} & set(drawn.tissue_boxes))
         tool_rows.append(f"{25 * index}\t" + "\t".join(str(int(t in present)) for t in tools.names))
         phase_rows += [f"{25 * index + k}\t{phases.to_native(scene.phase)}" for k in range(25)]
@@ -93,7 +95,7 @@ def cholect50_video(
     words = {k: vocabulary("cholect50", k) for k in ("tool", "verb", "target", "phase", "triplet")}
     annotations: dict[str, list[list[float]]] = {}
     for index, scene, drawn, seen in _frames(operation, centre):
-        _save(drawn, root / "videos" / name / f"{index:06d}.png")
+        _save(drawn.image, root / "videos" / name / f"{index:06d}.png")
         height, width = drawn.image.shape[:2]
         phase = words["phase"].ids[scene.phase]
         rows: list[list[float]] = []
@@ -159,7 +161,7 @@ def endoscapes_video(
     ):
         frame = 25 * 5 * (index + 20)
         file_name = f"{number}_{frame}.jpg"
-        _save(drawn, root / role / file_name, centre.jpeg)
+        _save(drawn.image, root / role / file_name, centre.jpeg)
         a = scene.anatomy
         degrees = (a.two_structures, a.window, a.plate)  # type: ignore[union-attr]  # this phase exists in cholecystectomy alone
         raters = [[float(d >= t) for d in degrees] for t in _ENDOSCAPES_RATERS]
@@ -256,7 +258,7 @@ def _finish_endoscapes(root: Path, videos: Mapping[int, dict[str, Any]], split: 
     )
 
 
-def _save_mask(drawn: Rendered, scene: Scene, path: Path) -> None:
+def _mask(drawn: Rendered, scene: Scene) -> NDArray[np.uint8]:
     """One channel, pixel value = class (datasets-b.md 1.3): 1 clasper (drawn in one with the wrist, 2), 3
     shaft, 4 needle, 5 thread, 6 suction tool.
     """
@@ -265,8 +267,7 @@ def _save_mask(drawn: Rendered, scene: Scene, path: Path) -> None:
     for k, instrument in enumerate(scene.instruments):
         tip = FIRST_INSTRUMENT + k
         classes[[tip, tip + SHAFT]] = (6, 6) if instrument.tool == "suction" else (1, 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(classes[drawn.ids]).save(path, compress_level=1)
+    return classes[drawn.ids]
 
 
 def sar_rarp50_video(
@@ -281,9 +282,9 @@ def sar_rarp50_video(
     ids = vocabulary("sar-rarp50", "action").ids
     labels: list[int] = []
     for index, scene, drawn, _ in _frames(operation, centre):
-        _save(drawn, folder / "rgb" / f"{6 * index:09d}.png")
+        _save(drawn.image, folder / "rgb" / f"{6 * index:09d}.png")
         if index % 10 == 0:
-            _save_mask(drawn, scene, folder / "segmentation" / f"{6 * index:09d}.png")
+            _save(_mask(drawn, scene), folder / "segmentation" / f"{6 * index:09d}.png")
         labels.append(ids[scene.action])
     (folder / "action_discrete.txt").write_text(
         "".join(f"{6 * i:09d},{a}\n" for i, a in enumerate(labels)), encoding="utf-8"
@@ -306,7 +307,9 @@ def multibypass140_video(
     name = f"BBP{number:02d}"
     rows = []
     for index, scene, drawn, _ in _frames(operation, centre):
-        _save(drawn, root / "BernBypass70" / "frames" / name / f"{name}_{index + 1:08d}.jpg", centre.jpeg)
+        _save(
+            drawn.image, root / "BernBypass70" / "frames" / name / f"{name}_{index + 1:08d}.jpg", centre.jpeg
+        )
         rows.append((scene.phase, scene.step))
     body: dict[str, list[dict[str, Any]]] = {}
     ids: dict[str, list[int]] = {}

@@ -75,8 +75,8 @@ def echoes(
             for part in re.split(r"(?<=[.?])\s+", text):
                 sentences.setdefault(part)
     for k, text in enumerate(list(sentences)[:limit]):
-        other = samples[(k * 7919) % len(samples)]
-        yield _conversation(other, _tiny(images[other.sample_id], cache), f"Repeat: {text}", text, "echo")
+        other, tiny = _elsewhere(samples, images, cache, k)
+        yield _conversation(other, tiny, f"Repeat: {text}", text, "echo")
 
 
 def readings(
@@ -88,17 +88,21 @@ def readings(
     samples = list(samples)
     chosen = balanced([s for s in samples if s.task in BEARING], limit)
     for k, sample in enumerate(chosen):
-        other = samples[(k * 7919) % len(samples)]
+        other, tiny = _elsewhere(samples, images, cache, k)
         prompt = f"Read: {_text(aspects(sample).values())} {sample.question}"
-        yield _conversation(other, _tiny(images[other.sample_id], cache), prompt, sample.answer, "reading")
+        yield _conversation(other, tiny, prompt, sample.answer, "reading")
 
 
 def _text(found: Iterable[tuple[str, ...]]) -> str:
     return " ".join(sentence for sentences in found for sentence in sentences)
 
 
-def _tiny(image: PreparedImage, cache: Path) -> PreparedImage:
-    return prepare_image(image.path, cache, min_tokens=1, max_tokens=2)
+def _elsewhere(
+    samples: list[Sample], images: Mapping[str, PreparedImage], cache: Path, k: int
+) -> tuple[Sample, PreparedImage]:
+    """Another frame, shrunk to a few tokens."""
+    other = samples[(k * 7919) % len(samples)]
+    return other, prepare_image(images[other.sample_id].path, cache, min_tokens=1, max_tokens=2)
 
 
 def _conversation(

@@ -130,7 +130,7 @@ class BranchCollator(Collator):
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
 
-        heads = {i["image"]: i for i in reversed(items)}
+        heads = {i["image"]: i for i in items}
         order = {image: k for k, image in enumerate(heads)}
         inputs = self._inputs(
             [h["input_ids"][: h["prefix"]] for h in heads.values()], [h["picture"] for h in heads.values()]

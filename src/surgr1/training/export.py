@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from surgr1.training.loading import ModelError, load_model, load_processor
-from surgr1.training.sft import save_whole
+from surgr1.training.stage import Dtype, save_whole
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ExportReport:
 
 
 def export_merged(
-    model_dir: Path, adapter_dir: Path, out: Path, *, dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    model_dir: Path, adapter_dir: Path, out: Path, *, dtype: Dtype = "bfloat16"
 ) -> ExportReport:
     """Write `out` (safetensors, processor) and compare it, read back, with base + adapter in float32.
 

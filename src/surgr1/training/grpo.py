@@ -7,37 +7,42 @@ preprocessed, prefilled and trained on once per group (`shared_prefix`), and the
 the clipped ratio is 1 and its gradient that of A * log pi.
 """
 
-import json
-import math
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from surgr1.synthesis.conversations import read_conversations
 from surgr1.training.interrupt import stop_on_sigterm
 from surgr1.training.objective import Scaling, entropy_weights, group_advantages
 from surgr1.training.rewards import NAMES, RewardWeights, trl_rewards
-from surgr1.training.sft import Progress, TrainingError, TrainResult, last_checkpoint, save_whole
+from surgr1.training.stage import (
+    Progress,
+    Stage,
+    TrainingError,
+    TrainResult,
+    append_row,
+    check_finite,
+    last_checkpoint,
+    save_whole,
+)
 
 
-class GRPOStage(BaseModel):
+class GRPOStage(Stage):
     """Hyperparameters. `scale_rewards` defaults to "batch": "group" is Eq. 3 to the letter, but voids the
     lambdas in groups whose answers are all wrong (one broken format there earns an advantage of -2.6 whatever
     lambda_f is). tau and the group size are not in the paper."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    sharing = "shared_prefix"
 
-    steps: int = Field(ge=1)
     group_size: int = Field(8, ge=2)
     prompts_per_step: int = Field(4, ge=1)
     micro_batch: int = Field(32, ge=1)
     learning_rate: float = Field(1e-5, gt=0)
-    warmup_ratio: float = Field(0.05, ge=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
     scheduler: Literal["cosine", "linear", "constant"] = "constant"
     max_grad_norm: float = Field(1.0, gt=0)
@@ -46,23 +51,10 @@ class GRPOStage(BaseModel):
     entropy_weighting: bool = True
     shared_prefix: bool = True
     """One forward of picture and prompt per group (`training.shared_prefix`); else TRL's own path."""
-    gradient_checkpointing: bool = False
     tau: float = Field(1.0, gt=0)
     scale_rewards: Scaling = "batch"
     rewards: RewardWeights = RewardWeights()
     save_steps: int = Field(50, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    autocast: bool = False
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if self.shared_prefix and self.gradient_checkpointing:
-            raise ValueError(
-                "shared_prefix keeps the keys and values of a prompt, gradient_checkpointing throws them"
-                " away: choose one"
-            )
-        return self
 
 
 def group_shares(right: list[float], group_size: int) -> dict[str, float]:
@@ -179,7 +171,6 @@ def make_trainer_class() -> type:
                 unwrap_model_for_generation(
                     self.model_wrapped, self.accelerator, generation_kwargs=self.generation_kwargs
                 ) as model,
-                torch.no_grad(),
                 self.accelerator.autocast(),
             ):
                 rows = generate_branches(model, inputs, owner, self.generation_config)
@@ -353,21 +344,9 @@ def run_grpo(
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if not logs or "reward" not in logs:
                 return
-            if not math.isfinite(logs.get("loss", 0.0)):
-                raise TrainingError(
-                    f"loss is {logs['loss']} at step {state.global_step}; last good checkpoint:"
-                    f" {last_checkpoint(out / 'checkpoints') or 'none'}"
-                )
-            with log.open("a", encoding="utf-8") as file:
-                file.write(
-                    json.dumps(
-                        {
-                            "step": state.global_step,
-                            **{k: v for k, v in logs.items() if isinstance(v, int | float)},
-                        }
-                    )
-                    + "\n"
-                )
+            check_finite(logs.get("loss", 0.0), state.global_step, out / "checkpoints")
+            numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
+            append_row(log, {"step": state.global_step, **numbers})
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             on_step(state.global_step, stage.steps)

@@ -5,11 +5,11 @@ counted on the meta device and measured on copies of one and two layers, without
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from surgr1.training.lora import Lora, count_per_tower, peft_config
+from surgr1.training.stage import Dtype
 
-Dtype = Literal["float32", "bfloat16"]
 BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 
 
@@ -67,11 +67,8 @@ def count(config: Any, lora: Lora) -> Counts:
             return sum(p.numel() for p in module.parameters())
 
         embedding = size(model.get_input_embeddings())
-        text, vision, total = (
-            size(model.model.language_model) - embedding,
-            size(model.model.visual),
-            size(model),
-        )
+        text = size(model.model.language_model) - embedding
+        vision, total = size(model.model.visual), size(model)
         adapted = get_peft_model(model, peft_config(lora))
     return Counts(text, embedding, vision, total, count_per_tower(adapted))
 

@@ -61,6 +61,34 @@ def is_hard(predictions: Sequence[bool]) -> bool:
     return not any(predictions)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a rollout is worth: its canonical answer, how it ended, whether the answer is right, whether the
+    trace would be accepted from the teacher, and every check.
+    """
+
+    prediction: str | None
+    outcome: str
+    right: bool
+    sound: bool
+    checks: dict[str, bool]
+
+
+def judge(sample: Sample, completion: Completion, image: PreparedImage) -> Verdict:
+    """Is the rollout's answer right, and is its trace one that would be accepted from the teacher?"""
+    findings, value = validate(completion.text, sample, image, finish_reason=completion.finish_reason)
+    checks = {f.check: f.ok for f in findings}
+    return Verdict(value, completion.finish_reason, checks["answer"], all(checks.values()), checks)
+
+
+def rollout_requests(samples: Sequence[Sample], images: Mapping[str, PreparedImage]) -> list[Request]:
+    """What the policy is asked: every sample's question, with reasoning."""
+    return [
+        Request(s.sample_id, sample_prompt(s, reasoning=True), (images[s.sample_id].path,), s.policy)
+        for s in samples
+    ]
+
+
 def refine_iteration(
     samples: Sequence[Sample],
     images: Mapping[str, PreparedImage],
@@ -85,24 +113,15 @@ def refine_iteration(
     out_dir.mkdir(parents=True, exist_ok=True)
     by_id = {s.sample_id: s for s in samples}
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + iteration)
-    requests = [
-        Request(
-            s.sample_id,
-            sample_prompt(s, reasoning=True),
-            (images[s.sample_id].path,),
-            s.policy,
-        )
-        for s in samples
-    ]
     completions: dict[str, list[Completion]] = {s.sample_id: [] for s in samples}
-    judged: dict[str, list[_Verdict]] = {s.sample_id: [] for s in samples}
-    open_requests, done = requests, 0
+    judged: dict[str, list[Verdict]] = {s.sample_id: [] for s in samples}
+    open_requests, done = rollout_requests(samples, images), 0
     for k in range(rollouts):
         undecided = []
         for request, (answer,) in engine.generate(open_requests, replace(sampling, first=k)):
             i = request.request_id
             completions[i].append(answer)
-            judged[i].append(_judge(by_id[i], answer, images[i]))
+            judged[i].append(judge(by_id[i], answer, images[i]))
             if k + 1 < rollouts and not (judged[i][-1].right and judged[i][-1].sound):
                 undecided.append(request)
             else:
@@ -157,19 +176,3 @@ def refine_iteration(
         for dataset, count in Counter(c.dataset for c in found.values()).items():
             report.composition.setdefault(dataset, {"self": 0, "teacher": 0})[pathway] = count
     return report
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    prediction: str | None
-    outcome: str
-    right: bool
-    sound: bool
-    checks: dict[str, bool]
-
-
-def _judge(sample: Sample, completion: Completion, image: PreparedImage) -> _Verdict:
-    """Is the rollout's answer right, and is its trace one that would be accepted from the teacher?"""
-    findings, value = validate(completion.text, sample, image, finish_reason=completion.finish_reason)
-    checks = {f.check: f.ok for f in findings}
-    return _Verdict(value, completion.finish_reason, checks["answer"], all(checks.values()), checks)

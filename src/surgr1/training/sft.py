@@ -5,43 +5,40 @@ Checkpoints carry optimizer, scheduler and random state; a killed run continues 
 the same order of data.
 """
 
-import json
-import math
-import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
-from surgr1.ontology.errors import SurgR1Error
 from surgr1.synthesis.conversations import read_conversations
 from surgr1.training.interrupt import stop_on_sigterm
 from surgr1.training.lora import Lora
+from surgr1.training.stage import (
+    Progress,
+    Stage,
+    TrainingError,
+    TrainResult,
+    append_row,
+    check_finite,
+    last_checkpoint,
+    processes,
+    save_whole,
+)
 
-Progress = Callable[[int, int], None]
 
-
-class TrainingError(SurgR1Error):
-    """A run that cannot go on: NaN loss, nothing to train on."""
-
-
-class SFTStage(BaseModel):
+class SFTStage(Stage):
     """Hyperparameters of one supervised stage. `full` trains every parameter (the nano base only); else the
     LoRA adapter.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    sharing = "shared_images"
 
-    steps: int = Field(ge=1)
     batch_size: int = Field(32, ge=1)
     accumulation: int = Field(1, ge=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon on the matrices, AdamW on the rest (`training.muon`)."""
     learning_rate: float = Field(5e-5, gt=0)
-    warmup_ratio: float = Field(0.05, ge=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     max_length: int = Field(1024, ge=8)
@@ -50,62 +47,8 @@ class SFTStage(BaseModel):
     """Questions about one picture are branches of it: encoded and prefilled once per micro-batch
     (`training.shared_prefix`). Batches then hold fewer pictures than samples.
     """
-    gradient_checkpointing: bool = False
     full: bool = False
     lora: Lora = Lora()
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the stored weights; `autocast` computes in bfloat16 whatever it is."""
-    autocast: bool = False
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if self.shared_images and self.gradient_checkpointing:
-            raise ValueError(
-                "shared_images keeps the keys and values of a picture, gradient_checkpointing throws them"
-                " away: choose one"
-            )
-        return self
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """`model_dir` base and `adapter_dir` (None after full training) of the trained policy."""
-
-    model_dir: Path
-    adapter_dir: Path | None
-    steps: int
-    final_loss: float
-    log: Path
-
-
-def processes() -> tuple[int, int]:
-    """(rank, number) of the processes that torchrun or accelerate started together; (0, 1) for one alone."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; half-written ones (killed while saving) are removed."""
-    from safetensors import SafetensorError, safe_open
-
-    found = None
-    for path in sorted(
-        folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True
-    ):
-        try:
-            weights = next(path.glob("*.safetensors"))
-            with safe_open(weights, framework="pt") as file:
-                file.keys()
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            # Several processes write rng_state_<rank>.pth each.
-            whole = all(any(path.glob(n)) for n in ("optimizer.pt", "scheduler.pt", "rng_state*.pth"))
-        except (StopIteration, OSError, ValueError, SafetensorError):
-            whole = False
-        if whole and found is None:
-            found = path
-        elif not whole and processes()[0] == 0:
-            shutil.rmtree(path)
-    return found
 
 
 def run_sft(
@@ -126,6 +69,7 @@ def run_sft(
     import torch
     from peft import get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
 
     from surgr1.training.data import (
         BranchCollator,
@@ -165,28 +109,19 @@ def run_sft(
         install(model)
     log = out / "log.jsonl"
 
-    def record(row: dict[str, Any]) -> None:
-        if rank == 0:
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
     class Watch(TrainerCallback):
         """Writes the log, stops on NaN, proves at the first step that every adapter learns."""
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 0 and not stage.full and adapter_in is None:
                 norms = check_gradients(model)
-                record({"step": 0, "trainable": counts, "gradient_norms": norms})
+                append_row(log, {"step": 0, "trainable": counts, "gradient_norms": norms})
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if logs and "loss" in logs:
-                if not math.isfinite(logs["loss"]):
-                    good = last_checkpoint(out / "checkpoints")
-                    raise TrainingError(
-                        f"loss is {logs['loss']} at step {state.global_step}; last good checkpoint:"
-                        f" {good or 'none'}"
-                    )
-                record(
+                check_finite(logs["loss"], state.global_step, out / "checkpoints")
+                append_row(
+                    log,
                     {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]},
                 )
 
@@ -243,7 +178,7 @@ def run_sft(
             data_collator=(BranchCollator if stage.shared_images else Collator)(processor),
             callbacks=[Watch(), stop],
         )
-        trainer.remove_callback(_printer())
+        trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r][-5:]
     final = sum(losses) / len(losses)
@@ -255,20 +190,3 @@ def run_sft(
     return TrainResult(
         target if stage.full else model_dir, None if stage.full else target, stage.steps, final, log
     )
-
-
-def save_whole(model: Any, target: Path, processor: Any = None) -> None:
-    """Write weights (and a processor) so that `target` is the old folder or the whole new one."""
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part, safe_serialization=True)
-    if processor is not None:
-        processor.save_pretrained(part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.replace(target)
-
-
-def _printer() -> Any:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback

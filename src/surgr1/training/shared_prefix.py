@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from surgr1.engines.transformers_engine import backbone_of
 from surgr1.ontology.errors import SurgR1Error
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def install(model: Any) -> None:
     nothing changes. It is the backbone that is taught, so that the call goes through the outermost module
     and its hooks (DDP, FSDP, autocast), and TRL's fused head does the rest.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone = base.model
+    backbone = backbone_of(model)
     plain = backbone.forward
 
     def forward(*args: Any, owner: Any = None, **inputs: Any) -> Any:

@@ -12,15 +12,12 @@ import argparse
 import json
 import math
 import statistics
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from scipy.stats import t as student
 
 from surgr1.pipeline import stages
-from surgr1.pipeline.progress import progress_bar
 from surgr1.pipeline.recipe import Recipe, load_recipe
 from surgr1.pipeline.stages import Run
 
@@ -52,12 +49,12 @@ def folder_of(run: Path, seed: int, arm: str) -> Path:
     return folder
 
 
-def arena(recipe: Recipe, folder: Path, bar: Any, stage: str) -> float:
+def arena(recipe: Recipe, folder: Path, console: Console, stage: str) -> float:
     """The public Arena Score of a stage on the run's evaluation list (which depends on the recipe's seed)."""
     path = folder / "bench" / stage / "scores.json"
     if not path.is_file():
         public = tuple(s for s in recipe.sources if s.role != "external")
-        stages.bench(Run(recipe.model_copy(update={"sources": public}), folder, bar), stage)
+        stages.bench(Run(recipe.model_copy(update={"sources": public}), folder, console), stage)
     return float(json.loads(path.read_text(encoding="utf-8"))["arena"]["public"]["value"])
 
 
@@ -79,22 +76,22 @@ def main() -> None:
     args = parser.parse_args()
     run = args.run.resolve()
     recipe = load_recipe(args.recipe, run_dir=run)
-    bar = partial(progress_bar, Console(stderr=True))
+    console = Console(stderr=True)
     found: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for seed in range(1, args.seeds + 1):
         for name, weighted in (("weighted", True), ("unweighted", False)):
             folder = folder_of(run, seed, name)
-            work = Run(reseeded(recipe, seed, weighted=weighted), folder, bar)
+            work = Run(reseeded(recipe, seed, weighted=weighted), folder, console)
             if not (folder / "grpo" / "adapter" / "adapter_config.json").is_file():
                 stages.grpo(work)
-            found[ARMS[0 if weighted else 1]].append(arena(recipe, folder, bar, "grpo"))
+            found[ARMS[0 if weighted else 1]].append(arena(recipe, folder, console, "grpo"))
             if weighted:
                 adapter = work.adapter_of("refine")
                 assert adapter is not None
                 if not (adapter / "adapter_config.json").is_file():
                     stages.refine(work)
-                found[ARMS[2]].append(arena(recipe, folder, bar, "refine"))
-    cold = arena(recipe, run, bar, "coldstart")
+                found[ARMS[2]].append(arena(recipe, folder, console, "refine"))
+    cold = arena(recipe, run, console, "coldstart")
     pairs = {
         "grpo with w_t - cold start": [x - cold for x in found[ARMS[0]]],
         "with w_t - without w_t": [a - b for a, b in zip(found[ARMS[0]], found[ARMS[1]], strict=True)],

@@ -9,13 +9,11 @@ re-tagged set and the kept traces are the same.
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from surgr1.engines.types import Sampling
-from surgr1.pipeline.progress import progress_bar
 from surgr1.pipeline.recipe import load_recipe
 from surgr1.pipeline.stages import SALTS, Run
 from surgr1.training.refine import judge, rollout_requests
@@ -27,7 +25,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     args = parser.parse_args()
     folder = args.run.resolve()
-    run = Run(load_recipe(args.recipe, run_dir=folder), folder, partial(progress_bar, Console(stderr=True)))
+    run = Run(load_recipe(args.recipe, run_dir=folder), folder, Console(stderr=True))
     section = run.recipe.refine
     if section is None:
         parser.error(f"{args.recipe} has no refinement")

@@ -9,14 +9,12 @@ Qwen's initializer_range of 0.02, AdamW with the nano's own, and Muon with the n
 
 import argparse
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from surgr1.pipeline.progress import progress_bar
 from surgr1.pipeline.recipe import load_recipe
 from surgr1.pipeline.stages import Run
 from surgr1.synthesis.conversations import Conversation, write_conversations
@@ -49,7 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     recipe = load_recipe(args.recipe, run_dir=args.run.resolve())
     assert recipe.model.nano is not None
-    run = Run(recipe, args.run.resolve(), partial(progress_bar, Console(stderr=True)))
+    run = Run(recipe, args.run.resolve(), Console(stderr=True))
     test = [s for s in run.samples if s.role == "test"]
 
     def described(samples: list[Any]) -> list[Conversation]:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from itertools import groupby
@@ -19,7 +18,8 @@ from peft import LoraModel, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from surgr1.engines.transformers_engine import OwnNoise, TransformersEngine
+from surgr1.engines.messages import picture_tokens, rendered
+from surgr1.engines.transformers_engine import OwnNoise, TransformersEngine, sample_branches
 from surgr1.engines.types import Request, Sampling
 from surgr1.ontology.errors import Stopped
 from surgr1.ontology.tasks import Task
@@ -38,18 +38,26 @@ from surgr1.training.data import (
 from surgr1.training.export import export_merged
 from surgr1.training.grpo import (
     GRPOStage,
-    group_shares,
     make_trainer_class,
     prompt_dataset,
     run_grpo,
     training_config,
 )
+from surgr1.training.launch import train
 from surgr1.training.loading import ModelError, fingerprint, load_model, load_processor
-from surgr1.training.lora import Lora, LoraError, check_gradients, count_per_tower, peft_config
+from surgr1.training.lora import (
+    Lora,
+    LoraError,
+    check_gradients,
+    count_per_tower,
+    gradient_norms,
+    peft_config,
+)
 from surgr1.training.muon import MuonWithAdamW
 from surgr1.training.objective import entropy_weights, group_advantages, grpo_loss, token_entropy
 from surgr1.training.refine import is_hard
 from surgr1.training.rewards import RewardWeights, answer_reward, format_reward, structure_reward, trl_rewards
+from surgr1.training.rollouts import Rollouts, group_shares
 from surgr1.training.sft import SFTStage, run_sft
 from surgr1.training.shared_prefix import SharedPrefixError, install
 from surgr1.training.stage import TrainingError, last_checkpoint
@@ -205,7 +213,8 @@ def test_lora_reaches_every_tower_and_a_dead_adapter_is_refused(tiny, conversati
     model = get_peft_model(load_model(tiny), peft_config(Lora(r=4, alpha=8)))
     assert set(count_per_tower(model)) == {"vision", "merger", "language"}
     model(**Collator(processor)([data[0]])).loss.backward()
-    assert min(check_gradients(model).values()) > 0
+    check_gradients(model)
+    assert set(gradient_norms(model)) == {"vision", "merger", "language"}
     next(p for n, p in model.named_parameters() if "visual" in n and "lora_B" in n).grad = None
     with pytest.raises(LoraError, match="visual"):
         check_gradients(model)
@@ -361,8 +370,11 @@ def test_shared_prefixes_give_the_loss_and_gradients_of_separate_rows(
 
 
 def test_rollouts_prefill_and_preprocess_once_per_prompt(tiny, conversations, tmp_path, monkeypatch) -> None:
-    """The same rollouts as TRL's own under the same random state, from one prefill and one preprocessing."""
+    """Counted against TRL's own trainer: 1 preprocessing per prompt against 2G, 1 pass of the encoder against
+    G.
+    """
     from transformers import Qwen2VLImageProcessor
+    from trl import GRPOTrainer
 
     pictures: list[int] = []
     plain = Qwen2VLImageProcessor._preprocess
@@ -374,25 +386,183 @@ def test_rollouts_prefill_and_preprocess_once_per_prompt(tiny, conversations, tm
     monkeypatch.setattr(Qwen2VLImageProcessor, "_preprocess", counted)
     rows = list(prompt_dataset(conversations))
     inputs = [rows[k] for k in (0, 0, 1, 1)]
-    found = {}
-    for shared in (False, True):
-        trainer = trainer_for(tiny, conversations, tmp_path, shared_prefix=shared)
+    ours = trainer_for(tiny, conversations, tmp_path)
+    stock = GRPOTrainer(
+        model=policy(tiny),
+        reward_funcs=trl_rewards(),
+        args=ours.args,
+        train_dataset=prompt_dataset(conversations),
+        processing_class=load_processor(tiny),
+    )
+    found = []
+    for trainer in (stock, ours):
         trainer.model.train()
         seen: list[int] = []
         trainer.model.get_base_model().model.visual.register_forward_hook(
             lambda module, inputs, output, seen=seen: seen.append(len(inputs[0]))
         )
         pictures.clear()
-        torch.manual_seed(3)
         batch = trainer._generate_and_score_completions(inputs)
-        found[shared] = batch, sum(pictures), seen
-    plain_batch, ours = found[False][0], found[True][0]
-    for key in ("prompt_ids", "completion_ids", "completion_mask", "advantages", "pixel_values"):
-        assert torch.equal(plain_batch[key], ours[key]), key
-    assert len(set(map(tuple, ours["completion_ids"].tolist()))) > 1
-    assert (found[False][1], found[True][1]) == (8, 2), "pictures preprocessed: 2G per prompt against 1"
-    patches = sum(int(g.prod()) for g in ours["image_grid_thw"][[0, 2]])
-    assert (found[False][2], found[True][2]) == ([2 * patches], [patches])
+        found.append((sum(pictures), seen, batch))
+    patches = sum(int(g.prod()) for g in found[1][2]["image_grid_thw"][[0, 2]])
+    assert [f[0] for f in found] == [8, 2]
+    assert [f[1] for f in found] == [[2 * patches], [patches]]
+    for key in ("prompt_ids", "prompt_mask", "pixel_values", "image_grid_thw"):
+        assert torch.equal(found[0][2][key], found[1][2][key]), key
+
+
+def prompts_of_rows(processor, rows):
+    requests = [Request(r.sample_id, r.prompt, (Path(r.image),), r.policy) for r in rows]
+    return [rendered(r, processor) for r in requests]
+
+
+def test_branches_of_one_prefill_are_what_generate_draws(tiny, conversations) -> None:
+    """Every completion against `generate` on its prompt alone, under the same noise."""
+    from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper
+
+    model, processor = load_model(tiny).eval(), load_processor(tiny)
+    prompts = prompts_of_rows(processor, list(read_conversations(conversations))[:3])
+    sampling = Sampling(max_new_tokens=12, temperature=0.9, n=2, seed=7)
+    found = sample_branches(model, processor, prompts, sampling)
+    never = [[t] for t in picture_tokens(processor)]
+    for prompt, group in zip(prompts, found, strict=True):
+        inputs = processor(
+            text=[prompt.text],
+            images=prompt.pictures,
+            return_tensors="pt",
+            images_kwargs={"do_resize": False},
+        )
+        for k, sampled in enumerate(group):
+            config = GenerationConfig(
+                max_new_tokens=12,
+                do_sample=False,
+                bad_words_ids=never,
+                pad_token_id=0,
+                eos_token_id=model.generation_config.eos_token_id,
+            )
+            drawn = LogitsProcessorList(
+                [TemperatureLogitsWarper(0.9), OwnNoise([f"7|{prompt.name}|{k}"], "cpu")]
+            )
+            alone = model.generate(**inputs, generation_config=config, logits_processor=drawn)[0]
+            assert sampled.prompt == inputs["input_ids"][0].tolist()
+            assert sampled.tokens == alone[len(sampled.prompt) :].tolist()
+    assert len({tuple(s.tokens) for g in found for s in g}) == 6
+
+
+class Echo:
+    """A sampler that is the policy itself, or (`stale`) the policy before it was trained."""
+
+    def __init__(self, model, processor, *, stale=False):
+        self.model, self.processor, self.stale, self.loads = model, processor, stale, 0
+
+    def load(self, weights):
+        self.loads += 1
+        weights = dict(weights)
+        if not self.stale:
+            missing, unexpected = self.model.load_state_dict(weights, strict=False)
+            assert not unexpected and set(missing) <= {"lm_head.weight"}
+
+    def sample(self, prompts, sampling):
+        groups = sample_branches(self.model, self.processor, prompts, sampling)
+        return [[self._with_logps(p, s, sampling) for s in g] for p, g in zip(prompts, groups, strict=True)]
+
+    def _with_logps(self, prompt, sampled, sampling):
+        inputs = self.processor(
+            text=[prompt.text],
+            images=prompt.pictures,
+            return_tensors="pt",
+            images_kwargs={"do_resize": False},
+        )
+        n = len(sampled.tokens)
+        tokens = torch.tensor([sampled.tokens])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, n))
+        with torch.no_grad():
+            logits = self.model(**inputs).logits[0, -n - 1 : -1] / sampling.temperature
+        return replace(sampled, logps=logits.log_softmax(-1).gather(-1, tokens[0][:, None])[:, 0].tolist())
+
+
+def test_a_sampler_of_its_own_gets_the_weights_and_is_compared(tiny, conversations, tmp_path) -> None:
+    """The gap is rounding where the sampler follows, and ends the training where it does not."""
+    processor = load_processor(tiny)
+    rows = list(prompt_dataset(conversations))
+    inputs = [rows[k] for k in (0, 0, 1, 1)]
+    trainer = trainer_for(tiny, conversations, tmp_path)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    before = {n: p.clone() for n, p in trainer.model.named_parameters()}
+    trainer._sampler = Echo(load_model(tiny), processor)
+    batch = trainer._generate_and_score_completions(inputs)
+    trainer._compute_loss(trainer.model, batch)
+    assert trainer._metrics["train"]["gap/max"][-1] < 1e-4 and trainer._sampler.loads == 1
+    assert all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters()), (
+        "the base must not move"
+    )
+    trainer._sampler = Echo(load_model(tiny), processor, stale=True)
+    trainer._loaded_step = -1
+    batch = trainer._generate_and_score_completions(inputs)
+    with pytest.raises(TrainingError, match="nats per token at step 1"):
+        trainer.stage = trainer.stage.model_copy(update={"rollouts": Rollouts(max_gap=1e-3)})
+        trainer._compute_loss(trainer.model, batch)
+
+
+def test_the_difference_to_a_sampler_is_corrected_and_bounded(tiny, conversations, tmp_path) -> None:
+    """Token losses are multiplied by min(pi_trainer / pi_sampler, cap)."""
+    batch = grpo_batch(tiny, conversations, [0, 1])
+    trainer = trainer_for(tiny, conversations, tmp_path, entropy_weighting=False)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    mask = batch["completion_mask"]
+    trainer._compute_loss(trainer.model, batch)
+    logps = trainer._logps
+    drift = torch.linspace(-0.5, 0.5, logps.numel()).view_as(logps) * 0.3
+    drift[0, 0] = 5.0
+    trainer.stage = trainer.stage.model_copy(update={"rollouts": Rollouts(max_gap=9)})
+    found = trainer._compute_loss(trainer.model, batch | {"sampling_per_token_logps": logps - drift})
+    ratios = drift.exp().clamp(max=2.0) * mask
+    # On-policy the token loss is -A.
+    wanted = -(batch["advantages"][:, None] * ratios).sum(-1).mean()
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_sampler_that_reads_another_prompt_is_refused(tiny, conversations, tmp_path) -> None:
+    class Other(Echo):
+        def sample(self, prompts, sampling):
+            return [[replace(s, prompt=s.prompt[1:]) for s in g] for g in super().sample(prompts, sampling)]
+
+    trainer = trainer_for(tiny, conversations, tmp_path)
+    trainer.model.train()
+    trainer._sampler = Other(load_model(tiny), load_processor(tiny))
+    row = prompt_dataset(conversations)[0]
+    with pytest.raises(TrainingError, match="chat template, tokenizer or image size"):
+        trainer._generate_and_score_completions([row, row])
+
+
+def test_dead_groups_are_replaced(tiny, conversations, tmp_path, monkeypatch) -> None:
+    """By prompts not yet in the step, as often as the stage says, the same ones in every run."""
+    trainer = trainer_for(tiny, conversations, tmp_path, resample=2)
+    trainer.model.train()
+    rows = list(prompt_dataset(conversations))
+    asked: list[list[str]] = []
+    alive = {"s3", "s7", "s8"}
+
+    def right(row, group):
+        return [1.0, 0.0] if row["sample_id"] in alive else [0.0, 0.0]
+
+    monkeypatch.setattr(trainer, "_right", right)
+    plain = trainer._sample
+    monkeypatch.setattr(
+        trainer, "_sample", lambda rows: asked.append([r["sample_id"] for r in rows]) or plain(rows)
+    )
+    inputs = [rows[k] for k in (3, 3, 0, 0)]
+    first = trainer._generate_and_score_completions(inputs)
+    assert asked[0] == ["s3", "s0"] and len(asked) in (2, 3) and all(len(a) == 1 for a in asked[1:])
+    assert not {"s3", "s0"} & {a[0] for a in asked[1:]}
+    assert [r["sample_id"] for r in trainer._rows] == ["s3", "s3", asked[-1][0], asked[-1][0]]
+    assert trainer._metrics["train"]["groups/resampled"] == [(len(asked) - 1) / 2]
+    again = trainer._generate_and_score_completions(inputs)
+    assert torch.equal(first["completion_ids"], again["completion_ids"])
 
 
 @pytest.fixture()
@@ -503,8 +673,9 @@ def test_recomputation_and_a_bfloat16_base_teach_every_adapter(tiny, conversatio
             conversations=conversations,
             out=tmp_path / str(checkpointing),
         )
-        norms = json.loads(result.log.read_text().splitlines()[0])["gradient_norms"]
-        assert set(norms) == {"vision", "merger", "language"} and min(norms.values()) > 0
+        row = json.loads(result.log.read_text().splitlines()[-1])
+        norms = [row[f"gradient_norm/{t}"] for t in ("vision", "merger", "language")]
+        assert min(norms) > 0
         weights[checkpointing] = load_file(result.adapter_dir / "adapter_model.safetensors")
     for name, value in weights[False].items():
         assert value.dtype == torch.float32
@@ -594,7 +765,7 @@ def test_sft_resumes_to_the_same_weights(tiny, conversations, tmp_path, full, op
     if full:
         return
     first = json.loads(whole.log.read_text().splitlines()[0])
-    assert set(first["gradient_norms"]) == {"vision", "merger", "language"}
+    assert set(first["trainable"]) == {"vision", "merger", "language"}
     assert fingerprint(tiny, whole.adapter_dir) != fingerprint(tiny, None)
 
 
@@ -621,59 +792,99 @@ def test_sigterm_ends_training_in_order(tiny, conversations, tmp_path) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-TWO = """
-import json, sys
-from pathlib import Path
-from surgr1.training.lora import Lora
-from surgr1.training.sft import SFTStage, run_sft
-stage, model, conversations, out, last = json.loads(sys.argv[1])
-def stop(step, total):
-    if step == last:
-        raise SystemExit(3)
-run_sft(SFTStage(**stage), model_dir=Path(model), adapter_in=None, conversations=Path(conversations),
-        out=Path(out), progress=stop)
-"""
+def losses_of(folder: Path, key: str = "loss") -> list[float]:
+    rows = [json.loads(x) for x in (folder / "log.jsonl").read_text().splitlines()]
+    return [r[key] for r in rows if key in r]
 
 
-def test_two_processes_give_the_updates_of_one(tiny, conversations, tmp_path) -> None:
+TWO = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --standalone"
+
+
+@pytest.fixture()
+def two_processes(monkeypatch) -> str:
+    """A launcher of two processes that meet over gloo."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return TWO
+
+
+def test_two_processes_give_the_updates_of_one(tiny, conversations, tmp_path, two_processes) -> None:
     """Same losses (rounding apart), over more than one epoch; a checkpoint of two is continued by one."""
-    stage = {
-        "steps": 6,
-        "batch_size": 2,
-        "accumulation": 2,
-        "learning_rate": 1e-3,
-        "lora": {"r": 4, "alpha": 8},
-        "save_steps": 2,
-    }
-
-    def start(out: str, last: int) -> int:
-        argument = json.dumps([stage, str(tiny), str(conversations), str(tmp_path / out), last])
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-        (tmp_path / "two.py").write_text(TWO)
-        return subprocess.run(
-            [*command, str(tmp_path / "two.py"), argument],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            timeout=240,
-        ).returncode
-
-    def losses(out: str) -> list[float]:
-        rows = [json.loads(x) for x in (tmp_path / out / "log.jsonl").read_text().splitlines()]
-        return [r["loss"] for r in rows if "loss" in r]
-
+    stage = SFTStage(
+        steps=6, batch_size=2, accumulation=2, learning_rate=1e-3, lora=Lora(r=4, alpha=8), save_steps=2
+    )
     places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
-    run_sft(SFTStage(**stage), **places, out=tmp_path / "one")
-    assert start("two", 0) == 0
-    assert losses("two") == pytest.approx(losses("one"), rel=1e-4)
-    assert start("cut", 5) != 0
+    run_sft(stage, **places, out=tmp_path / "one")
+    two = train(stage, **places, out=tmp_path / "two", launcher=two_processes)
+    assert two.adapter_dir == tmp_path / "two" / "adapter" and two.log.is_file()
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-4)
+    # A rank that dies in the fifth step takes the run with it; one process continues.
+    (tmp_path / "dies.py").write_text(DIES)
+    with pytest.raises(TrainingError, match="last checkpoint"):
+        train(stage, **places, out=tmp_path / "cut", launcher=f"{two_processes} {tmp_path / 'dies.py'}")
     assert last_checkpoint(tmp_path / "cut" / "checkpoints").name == "checkpoint-4"
-    run_sft(SFTStage(**stage), **places, out=tmp_path / "cut")
+    run_sft(stage, **places, out=tmp_path / "cut")
     whole, two, cut = (
         load_file(tmp_path / out / "adapter" / "adapter_model.safetensors") for out in ("one", "two", "cut")
     )
     for name, value in whole.items():
         assert torch.allclose(two[name], value, atol=2e-5), name
         assert torch.allclose(cut[name], value, atol=2e-5), name
+
+
+DIES = """
+import os, runpy, sys
+from transformers import Trainer
+step = Trainer.training_step
+def training_step(self, *args, **kwargs):
+    if self.state.global_step == 4 and os.environ["RANK"] == "1":
+        os._exit(3)
+    return step(self, *args, **kwargs)
+Trainer.training_step = training_step
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="session")
+def answering(tiny, conversations, tmp_path_factory) -> tuple[Path, Path]:
+    """A policy whose answers have the form and are right now and then: base, adapter."""
+    folder = tmp_path_factory.mktemp("answering")
+    stage = SFTStage(steps=90, batch_size=12, learning_rate=1e-2, full=True, save_steps=1000)
+    base = run_sft(stage, model_dir=tiny, adapter_in=None, conversations=conversations, out=folder)
+    policy(base.model_dir).save_pretrained(folder / "adapter")
+    return base.model_dir, folder / "adapter"
+
+
+def test_grpo_in_two_processes_gives_the_updates_of_one(
+    answering, conversations, tmp_path, two_processes
+) -> None:
+    """The same rollouts, rewards, replaced groups and weights (rounding apart)."""
+    model, adapter = answering
+    stage = GRPOStage(
+        steps=3,
+        group_size=2,
+        prompts_per_step=4,
+        micro_batch=4,
+        max_new_tokens=40,
+        resample=1,
+        learning_rate=1e-3,
+        save_steps=10,
+    )
+    places = {"model_dir": model, "adapter_in": adapter, "conversations": conversations}
+    run_grpo(stage, **places, out=tmp_path / "one")
+    train(stage, **places, out=tmp_path / "two", launcher=two_processes)
+    for key in ("rewards/answer/mean", "groups/resampled", "completions/mean_length", "grad_norm"):
+        assert losses_of(tmp_path / "two", key) == pytest.approx(losses_of(tmp_path / "one", key), rel=1e-3)
+    assert min(losses_of(tmp_path / "one", "grad_norm")) > 0
+    assert max(losses_of(tmp_path / "one", "groups/resampled")) > 0
+    one, two = (load_file(tmp_path / k / "adapter" / "adapter_model.safetensors") for k in ("one", "two"))
+    start = load_file(adapter / "adapter_model.safetensors")
+    assert any(not torch.allclose(start[n], v, atol=1e-3) for n, v in one.items())
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, atol=2e-5), name
+    with pytest.raises(TrainingError, match="part of a group"):
+        training_config(GRPOStage(steps=1, group_size=16, prompts_per_step=3, micro_batch=32), tmp_path)
 
 
 def test_muon_moves_matrices_and_adamw_the_rest_at_the_scheduled_rate() -> None:

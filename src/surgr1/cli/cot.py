@@ -16,9 +16,6 @@ def synthesize_traces(recipe: RecipeFile, out: Out = None, data: Data = None) ->
 
     Example: surgr1 cot synthesize recipes/demo.yaml
     """
-    from functools import partial
-
-    from surgr1.pipeline.progress import progress_bar
     from surgr1.pipeline.recipe import RecipeError
     from surgr1.pipeline.stages import Run
     from surgr1.synthesis.synthesize import synthesize
@@ -26,7 +23,7 @@ def synthesize_traces(recipe: RecipeFile, out: Out = None, data: Data = None) ->
     loaded, folder = open_recipe(recipe, out, data)
     if loaded.coldstart is None:
         raise RecipeError(f"recipe {recipe} has no coldstart section, so no teacher")
-    job = Run(loaded, folder, partial(progress_bar, console))
+    job = Run(loaded, folder, console)
     samples = job.select(loaded.coldstart.select, 2)
     images = job.images(samples)
     with job.bar("teacher's traces") as advance:

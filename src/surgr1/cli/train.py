@@ -53,17 +53,14 @@ def plan(
 
     Example: surgr1 train plan recipes/demo.yaml --json
     """
-    from functools import partial
-
     from rich.table import Table
 
     from surgr1.pipeline.estimate import estimate, measured_flops
-    from surgr1.pipeline.progress import progress_bar
     from surgr1.pipeline.stages import Run
 
     loaded, folder = open_recipe(recipe, out, data)
     speed = tflops * 1e12 if tflops else 0.4 * measured_flops()
-    found = estimate(Run(loaded, folder, partial(progress_bar, console)), flops_per_second=speed)
+    found = estimate(Run(loaded, folder, console), flops_per_second=speed)
     if as_json:
         show({"flops_per_second": speed, "stages": [asdict(e) for e in found]}, True)
         return

@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FinishReason = Literal["stop", "length", "blocked", "error"]
 
@@ -53,6 +56,32 @@ class Completion:
     engine: str
     model: str
     error: str = ""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A user's question as the chat text a Qwen2.5-VL reads (`text`) and bare, with its pictures (on the
+    final grid). Its completions are drawn with the random numbers of `name`.
+    """
+
+    name: str
+    text: str
+    question: str
+    pictures: "list[Image]"
+    policy: str
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One completion as tokens, the one that ended it included; `logps` their log-probabilities under the
+    distribution they were drawn from (empty where the sampler is the trained model itself); `prompt` the
+    prompt's tokens as the sampler saw them, pictures expanded.
+    """
+
+    tokens: list[int]
+    logps: list[float]
+    prompt: list[int]
+    reason: FinishReason
 
 
 class Engine(Protocol):

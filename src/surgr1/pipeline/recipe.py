@@ -15,6 +15,7 @@ from surgr1.simulator.world import SimPlan, default_plan
 from surgr1.training.grpo import GRPOStage
 from surgr1.training.nano import NanoConfig
 from surgr1.training.sft import SFTStage
+from surgr1.training.stage import Tracking
 
 
 class RecipeError(SurgR1Error):
@@ -157,6 +158,12 @@ class Recipe(_Section):
     grpo: Grpo | None = None
     refine: Refine | None = None
     bench: Bench = Bench()
+    launcher: str = ""
+    """The command that starts the processes of a training stage, e.g. "torchrun --nproc-per-node 8" or
+    "accelerate launch --config_file recipes/accelerate/fsdp2.yaml"; empty: one process. Like `tracking` it
+    does not change results, so changing it runs nothing again.
+    """
+    tracking: Tracking = "tensorboard"
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

@@ -23,7 +23,6 @@ from surgr1.pipeline.manifest import (
     timestamp,
     write_manifest,
 )
-from surgr1.pipeline.progress import progress_bar
 from surgr1.pipeline.recipe import Recipe
 from surgr1.pipeline.stages import Counts, Run
 from surgr1.training.stage import processes
@@ -90,9 +89,10 @@ def execute(recipe: Recipe, folder: Path, console: Console, *, only: str | None 
     """
     if processes()[1] > 1:
         raise SurgR1Error(
-            "a run folder belongs to one process; several at once train through training.sft.run_sft"
+            "a run folder belongs to one process; it starts those that train: name the command in the"
+            " recipe's `launcher`"
         )
-    run = Run(recipe, folder, partial(progress_bar, console))
+    run = Run(recipe, folder, console)
     steps = plan(recipe)
     if only is not None and only not in {s.name for s in steps}:
         raise SurgR1Error(f"this recipe has no stage {only!r}; it has: {', '.join(s.name for s in steps)}")

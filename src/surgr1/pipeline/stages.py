@@ -9,11 +9,13 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+from rich.console import Console
 
 from surgr1.corpora.grid import PreparedImage, prepare_image
 from surgr1.corpora.questions import sample_prompt
@@ -22,15 +24,17 @@ from surgr1.corpora.select import balanced, spread_over_videos
 from surgr1.engines.types import Engine
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.pipeline.manifest import code_commit, read_manifest, timestamp, write_json
+from surgr1.pipeline.progress import Advance, progress_bar
 from surgr1.pipeline.recipe import Recipe, RecipeError, Selection, TeacherSpec
 from surgr1.synthesis.teachers import Teacher
+from surgr1.training.grpo import GRPOStage
+from surgr1.training.launch import train
+from surgr1.training.sft import SFTStage
 from surgr1.training.stage import TrainResult
 
 Counts = dict[str, float]
 SALTS = {"sft": 1, "coldstart": 2, "grpo": 3, "refine": 4}
 """Every stage draws its own samples; every iteration of refinement too (from its salt upwards)."""
-Bar = Callable[[str], Any]
-"""progress.progress_bar bound to a console: `with bar("label") as advance`."""
 
 
 @dataclass
@@ -39,7 +43,11 @@ class Run:
 
     recipe: Recipe
     folder: Path
-    bar: Bar
+    console: Console
+
+    def bar(self, label: str) -> AbstractContextManager[Advance]:
+        """A progress bar: `with run.bar("label") as advance`."""
+        return progress_bar(self.console, label)
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -121,6 +129,34 @@ class Run:
         engine = OpenAIEngine(spec.base_url, spec.model, api_key=key, concurrency=spec.concurrency)
         return ApiTeacher(LedgerEngine(engine, Ledger(self.folder / "ledger.sqlite")))
 
+    def fit(
+        self,
+        label: str,
+        stage: SFTStage | GRPOStage,
+        *,
+        adapter_in: Path | None,
+        conversations: Path,
+        out: Path,
+        model_dir: Path | None = None,
+    ) -> TrainResult:
+        """Train a stage with the recipe's launcher and tracker, under a bar with a line per logged step."""
+
+        def say(line: str) -> None:
+            self.console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+        with self.bar(label) as advance:
+            return train(
+                stage,
+                model_dir=model_dir or self.base,
+                adapter_in=adapter_in,
+                conversations=conversations,
+                out=out,
+                launcher=self.recipe.launcher,
+                progress=advance,
+                say=say,
+                tracking=self.recipe.tracking,
+            )
+
     def engine(self, adapter: Path | None, batch_size: int) -> Engine:
         """The policy as an engine, its answers in the run's ledger."""
         from surgr1.engines.ledger import Ledger, LedgerEngine
@@ -163,7 +199,6 @@ def base(run: Run) -> Counts:
     from surgr1.synthesis.conversations import read_conversations, write_conversations
     from surgr1.synthesis.pretraining import descriptions, echoes, observations, readings
     from surgr1.training.nano import build_nano
-    from surgr1.training.sft import run_sft
 
     nano = run.recipe.model.nano
     if nano is None:
@@ -193,15 +228,14 @@ def base(run: Run) -> Counts:
             max_tokens=budget.max_tokens,
             seed=run.recipe.seed,
         )
-    with run.bar("base: full pre-training of the nano model") as advance:
-        result = run_sft(
-            nano.pretrain,
-            model_dir=folder / "init",
-            adapter_in=None,
-            conversations=path,
-            out=folder,
-            progress=advance,
-        )
+    result = run.fit(
+        "base: full pre-training of the nano model",
+        nano.pretrain,
+        model_dir=folder / "init",
+        adapter_in=None,
+        conversations=path,
+        out=folder,
+    )
     return _trained(result) | {
         "parameters": json.loads((folder / "init" / "nano.json").read_text(encoding="utf-8"))["parameters"]
     }
@@ -214,7 +248,6 @@ def _trained(result: TrainResult) -> Counts:
 def sft(run: Run) -> Counts:
     """Stage 1: supervised fine-tuning on VQA labels."""
     from surgr1.synthesis.conversations import vqa_conversation, write_conversations
-    from surgr1.training.sft import run_sft
 
     section = run.recipe.sft
     assert section is not None
@@ -223,22 +256,20 @@ def sft(run: Run) -> Counts:
         samples = run.select(section.select, SALTS["sft"])
         images = run.images(samples)
         write_conversations(path, [vqa_conversation(s, images[s.sample_id]) for s in samples])
-    with run.bar("stage 1: SFT on VQA labels") as advance:
-        result = run_sft(
+    return _trained(
+        run.fit(
+            "stage 1: SFT on VQA labels",
             section.stage,
-            model_dir=run.base,
             adapter_in=None,
             conversations=path,
             out=run.folder / "sft",
-            progress=advance,
         )
-    return _trained(result)
+    )
 
 
 def coldstart(run: Run) -> Counts:
     """Stage 2: cold start on the teacher's three-level traces."""
     from surgr1.synthesis.synthesize import synthesize
-    from surgr1.training.sft import run_sft
 
     section = run.recipe.coldstart
     assert section is not None
@@ -257,15 +288,13 @@ def coldstart(run: Run) -> Counts:
             f"the teacher's {len(samples)} traces were all rejected: {report.reasons}; see"
             " coldstart/traces/rejected.jsonl"
         )
-    with run.bar("stage 2: cold start") as advance:
-        result = run_sft(
-            section.stage,
-            model_dir=run.base,
-            adapter_in=run.adapter("coldstart"),
-            conversations=report.accepted_path,
-            out=run.folder / "coldstart",
-            progress=advance,
-        )
+    result = run.fit(
+        "stage 2: cold start",
+        section.stage,
+        adapter_in=run.adapter("coldstart"),
+        conversations=report.accepted_path,
+        out=run.folder / "coldstart",
+    )
     return _trained(result) | {"accepted": report.accepted, "rejected": report.rejected}
 
 
@@ -273,7 +302,6 @@ def grpo(run: Run) -> Counts:
     """Stage 3: GRPO with entropy-weighted tokens on raw labels."""
     from surgr1.reasoning.trace import Trace
     from surgr1.synthesis.conversations import trace_conversation, write_conversations
-    from surgr1.training.grpo import run_grpo
 
     section, adapter = run.recipe.grpo, run.adapter("grpo")
     assert section is not None and adapter is not None
@@ -289,22 +317,15 @@ def grpo(run: Run) -> Counts:
                 for s in samples
             ],
         )
-    with run.bar("stage 3: GRPO") as advance:
-        result = run_grpo(
-            section.stage,
-            model_dir=run.base,
-            adapter_in=adapter,
-            conversations=path,
-            out=run.folder / "grpo",
-            progress=advance,
-        )
+    result = run.fit(
+        "stage 3: GRPO", section.stage, adapter_in=adapter, conversations=path, out=run.folder / "grpo"
+    )
     return {"steps": result.steps, "reward": round(result.final_loss, 4)}
 
 
 def refine(run: Run) -> Counts:
     """Stage 4: rollouts, pseudo-labels of both pathways, distillation, N times."""
     from surgr1.training.refine import refine_iteration
-    from surgr1.training.sft import run_sft
 
     section = run.recipe.refine
     assert section is not None
@@ -337,15 +358,13 @@ def refine(run: Run) -> Counts:
             {k: found[k] for k in ("hard", "retagged", "self_generated", "teacher_generated", "rejected")}
         )
         if not (folder / "adapter" / "adapter_config.json").is_file():
-            with run.bar(f"stage 4.{iteration}: distillation") as advance:
-                run_sft(
-                    section.stage,
-                    model_dir=run.base,
-                    adapter_in=adapter,
-                    conversations=conversations,
-                    out=folder,
-                    progress=advance,
-                )
+            run.fit(
+                f"stage 4.{iteration}: distillation",
+                section.stage,
+                adapter_in=adapter,
+                conversations=conversations,
+                out=folder,
+            )
         adapter = folder / "adapter"
     return dict(counts)
 

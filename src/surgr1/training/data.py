@@ -2,15 +2,19 @@
 made per batch, questions about one picture as branches of it.
 """
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from surgr1.corpora.grid import FACTOR, open_image
-from surgr1.engines.messages import user_messages
+from surgr1.engines.messages import chat_text
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.synthesis.conversations import Conversation
 
 IGNORE = -100
+_HELD_BYTES = 2**30
+"""Decoded pictures that a data set keeps, in every process that reads it."""
 
 
 class TokenError(SurgR1Error):
@@ -27,10 +31,13 @@ class TokenizedConversations:
     """
 
     def __init__(self, conversations: Sequence[Conversation], processor: Any, *, max_length: int) -> None:
+        import numpy as np
+
         tokenizer = processor.tokenizer
         self._image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        self._pictures: dict[str, Any] = {}
-        self._rows: list[tuple[list[int], list[int], str, int]] = []
+        self._pictures: OrderedDict[str, Any] = OrderedDict()
+        self._held = 0
+        self._rows: list[tuple[Any, int, str, int]] = []
         self.lengths: list[int] = []
         picture_end = tokenizer.convert_tokens_to_ids("<|vision_end|>")
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -40,9 +47,7 @@ class TokenizedConversations:
                     f"sample {c.sample_id}: picture {c.image} is {c.width} x {c.height}, not on the 28-pixel"
                     " grid; prepare it first"
                 )
-            text = processor.apply_chat_template(
-                user_messages(c.prompt), add_generation_prompt=True, tokenize=False
-            )
+            text = chat_text(c.prompt, processor)
             prompt: list[int] = []
             for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
                 prompt += [token] * (c.width * c.height // FACTOR**2) if token == self._image_id else [token]
@@ -52,20 +57,15 @@ class TokenizedConversations:
                     f"sample {c.sample_id}: {len(prompt) + len(completion)} tokens are over max_length"
                     f" {max_length}"
                 )
-            self._rows.append(
-                (
-                    prompt + completion,
-                    [IGNORE] * len(prompt) + completion,
-                    c.image,
-                    prompt.index(picture_end) + 1,
-                )
-            )
+            # As numbers of four bytes: hundreds of thousands of lists would not fit.
+            ids = np.asarray(prompt + completion, np.int32)
+            self._rows.append((ids, len(prompt), c.image, prompt.index(picture_end) + 1))
             self.lengths.append(len(prompt) + len(completion))
 
     @property
     def prompt_lengths(self) -> list[int]:
         """Tokens of every item up to its completion."""
-        return [sum(label == IGNORE for label in row[1]) for row in self._rows]
+        return [row[1] for row in self._rows]
 
     @property
     def images(self) -> list[str]:
@@ -76,20 +76,29 @@ class TokenizedConversations:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        from pathlib import Path
-
-        import numpy as np
-
-        ids, labels, image, prefix = self._rows[index]
-        if image not in self._pictures:
-            self._pictures[image] = np.asarray(open_image(Path(image))).transpose(2, 0, 1).copy()
+        ids, prompt, image, prefix = self._rows[index]
+        ids = ids.tolist()
         return {
             "input_ids": ids,
-            "labels": labels,
-            "picture": self._pictures[image],
+            "labels": [IGNORE] * prompt + ids[prompt:],
+            "picture": self._picture(image),
             "image": image,
             "prefix": prefix,
         }
+
+    def _picture(self, image: str) -> Any:
+        """(3, h, w) uint8. The pictures used last are held, up to `_HELD_BYTES`."""
+        import numpy as np
+
+        if image in self._pictures:
+            self._pictures.move_to_end(image)
+            return self._pictures[image]
+        picture = np.asarray(open_image(Path(image))).transpose(2, 0, 1).copy()
+        self._pictures[image] = picture
+        self._held += picture.nbytes
+        while self._held > _HELD_BYTES and len(self._pictures) > 1:
+            self._held -= self._pictures.popitem(last=False)[1].nbytes
+        return picture
 
 
 class Collator:

@@ -60,13 +60,11 @@ def _probe(model: Any, processor: Any) -> Any:
     import torch
     from PIL import Image
 
-    from surgr1.engines.messages import user_messages
+    from surgr1.engines.messages import chat_text
 
     ramp = np.linspace(0, 255, 168, dtype=np.uint8)
     picture = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], ramp[::-1, None]), axis=-1)
-    text = processor.apply_chat_template(
-        user_messages("Which surgical phase is being performed?"), add_generation_prompt=True, tokenize=False
-    )
+    text = chat_text("Which surgical phase is being performed?", processor)
     inputs = processor(text=[text], images=[Image.fromarray(picture)], return_tensors="pt")
     with torch.inference_mode():
         return model.eval()(**inputs).logits[0].float()

@@ -2,11 +2,15 @@
 match both towers by accident, and `q_proj` matches no vision layer at all (reference training.md B6)."""
 
 from collections import Counter, defaultdict
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from surgr1.ontology.errors import SurgR1Error
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOWERS = {
     "vision": r".*visual\.blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.(?:gate_proj|up_proj|down_proj))",
@@ -64,24 +68,57 @@ def count_per_tower(model: Any) -> dict[str, int]:
     return dict(counts)
 
 
-def check_gradients(model: Any) -> dict[str, float]:
-    """Gradient norm per tower after a backward pass. Raises LoraError when an adapter got none.
+def check_gradients(model: Any) -> None:
+    """Raises LoraError when an adapter got no gradient from a backward pass.
 
     At the first step only `lora_B` can have a gradient: it starts at zero, so `lora_A` receives none. B is
     therefore what is checked.
     """
-    squares: defaultdict[str, float] = defaultdict(float)
-    dead = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or "lora_B" not in name:
-            continue
-        norm = 0.0 if parameter.grad is None else float(parameter.grad.norm())
-        squares[_tower(name)] += norm**2
-        if norm == 0.0:
-            dead.append(name)
+    dead = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        and "lora_B" in name
+        and (parameter.grad is None or not _whole(parameter.grad).any())
+    ]
     if dead:
         raise LoraError(
             f"{len(dead)} adapters got no gradient at the first step, e.g. {dead[0]}: with gradient"
             " checkpointing use use_reentrant=False; without it the tower is not part of the loss"
         )
-    return {tower: value**0.5 for tower, value in squares.items()}
+
+
+def gradient_norms(model: Any) -> dict[str, float]:
+    """Norm of the gradient of every tower's trainable parameters."""
+    import torch
+
+    towers: defaultdict[str, list[Any]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            towers[_tower(name)].append(_whole(parameter.grad).norm())
+    return {tower: float(torch.stack(norms).norm()) for tower, norms in towers.items()}
+
+
+def merged_weights(model: Any) -> "Iterator[tuple[str, Tensor]]":
+    """Every weight of a LoRA policy with its adapter added, one at a time, named as in a checkpoint.
+
+    The policy stays as it is: merging a bfloat16 base in place and taking the adapter out again drifts
+    (reference training.md B6). The sum is formed in float32 and rounded once. Of a sharded policy (FSDP2) all
+    processes must iterate.
+    """
+    base = model.get_base_model()
+    for name, parameter in base.named_parameters():
+        if ".lora_" in name:
+            continue
+        weight = _whole(parameter)
+        layer, adapted, _ = name.rpartition(".base_layer.weight")
+        if adapted:
+            module = base.get_submodule(layer)
+            a, b = (_whole(m["default"].weight).float() for m in (module.lora_A, module.lora_B))
+            weight = (weight.float() + module.scaling["default"] * (b @ a)).to(weight.dtype)
+        yield name.replace(".base_layer.", "."), weight
+
+
+def _whole(parameter: Any) -> Any:
+    tensor = parameter.detach()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -16,12 +16,15 @@ from surgr1.training.interrupt import stop_on_sigterm
 from surgr1.training.lora import Lora
 from surgr1.training.stage import (
     Progress,
+    Say,
     Stage,
+    Tracking,
     TrainingError,
     TrainResult,
     append_row,
-    check_finite,
+    common_arguments,
     last_checkpoint,
+    named_errors,
     processes,
     save_whole,
 )
@@ -42,7 +45,6 @@ class SFTStage(Stage):
     weight_decay: float = Field(0.05, ge=0)
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     max_length: int = Field(1024, ge=8)
-    save_steps: int = Field(200, ge=1)
     shared_images: bool = False
     """Questions about one picture are branches of it: encoded and prefilled once per micro-batch
     (`training.shared_prefix`). Batches then hold fewer pictures than samples.
@@ -59,6 +61,8 @@ def run_sft(
     conversations: Path,
     out: Path,
     progress: Progress | None = None,
+    say: Say | None = None,
+    tracking: Tracking = "none",
 ) -> TrainResult:
     """Train and write `out`/model (full) or `out`/adapter, and `out`/log.jsonl. Continues a killed run found
     in `out`. Raises TrainingError; Stopped after SIGTERM.
@@ -68,7 +72,7 @@ def run_sft(
     """
     import torch
     from peft import get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
     from surgr1.training.data import (
@@ -79,9 +83,10 @@ def run_sft(
         TokenizedConversations,
     )
     from surgr1.training.loading import load_model, load_processor
-    from surgr1.training.lora import check_gradients, count_per_tower, peft_config
+    from surgr1.training.lora import count_per_tower, peft_config
     from surgr1.training.muon import MuonWithAdamW
     from surgr1.training.shared_prefix import install
+    from surgr1.training.watch import watch
 
     rank, world = processes()
     if stage.accumulation % world:
@@ -108,26 +113,17 @@ def run_sft(
     if stage.shared_images:
         install(model)
     log = out / "log.jsonl"
-
-    class Watch(TrainerCallback):
-        """Writes the log, stops on NaN, proves at the first step that every adapter learns."""
-
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 0 and not stage.full and adapter_in is None:
-                norms = check_gradients(model)
-                append_row(log, {"step": 0, "trainable": counts, "gradient_norms": norms})
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and "loss" in logs:
-                check_finite(logs["loss"], state.global_step, out / "checkpoints")
-                append_row(
-                    log,
-                    {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]},
-                )
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if progress:
-                progress(state.global_step, stage.steps)
+    if resume is None:
+        append_row(log, {"step": 0, "trainable": counts})
+    # Every adapter of a fresh one must learn.
+    watcher = watch(
+        model,
+        out,
+        prove=not stage.full and adapter_in is None,
+        describe=lambda row: f"loss {row['loss']:.4f}  lr {row['learning_rate']:.1e}",
+        progress=progress,
+        say=say,
+    )
 
     class SurgicalTrainer(Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -140,43 +136,26 @@ def run_sft(
                 super()._load_from_checkpoint(checkpoint, model)
 
     arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.batch_size,
         gradient_accumulation_steps=stage.accumulation // world,
-        learning_rate=stage.learning_rate,
-        warmup_steps=round(stage.warmup_ratio * stage.steps),
-        weight_decay=stage.weight_decay,
-        lr_scheduler_type=stage.scheduler,
         adam_beta2=0.95,
         logging_steps=min(10, stage.steps),
-        save_steps=stage.save_steps,
-        save_total_limit=2,
-        seed=stage.seed,
-        data_seed=stage.seed,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        bf16=stage.autocast,
-        use_cpu=not torch.cuda.is_available(),
-        ddp_backend=None if torch.cuda.is_available() or world == 1 else "gloo",
-        gradient_checkpointing=stage.gradient_checkpointing,
-        # The reentrant form gives adapters below the first trainable input no gradient.
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **common_arguments(stage, out, tracking),
     )
     optimizer = None
     if stage.optimizer == "muon":
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         optimizer = MuonWithAdamW(named, lr=stage.learning_rate, weight_decay=stage.weight_decay)
-    with stop_on_sigterm(stage.steps) as stop:
+    remedy = "lower batch_size and raise accumulation, or set gradient_checkpointing"
+    with stop_on_sigterm(stage.steps) as stop, named_errors(out / "checkpoints", remedy):
         trainer = SurgicalTrainer(
             model=model,
             optimizers=(optimizer, None),
             args=arguments,
             train_dataset=data,
             data_collator=(BranchCollator if stage.shared_images else Collator)(processor),
-            callbacks=[Watch(), stop],
+            callbacks=[watcher, stop],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -2,11 +2,14 @@
 torch.
 """
 
+import errno
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -16,11 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from surgr1.ontology.errors import SurgR1Error
 
 Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+"""Called with a line a person can read, once per logged step."""
 Dtype = Literal["float32", "bfloat16"]
+Tracking = Literal["none", "tensorboard", "trackio", "wandb"]
+_SEAL = "sealed.json"
 
 
 class TrainingError(SurgR1Error):
-    """A run that cannot go on: NaN loss, nothing to train on."""
+    """A run that cannot go on: NaN loss, nothing to train on, no memory, no disk."""
 
 
 class Stage(BaseModel):
@@ -33,6 +40,9 @@ class Stage(BaseModel):
 
     steps: int = Field(ge=1)
     warmup_ratio: float = Field(0.05, ge=0, le=1)
+    save_steps: int = Field(50, ge=1)
+    workers: int = Field(0, ge=0)
+    """Processes that decode pictures and make their patches."""
     gradient_checkpointing: bool = False
     dtype: Dtype = "float32"
     """Type of the stored weights; `autocast` computes in bfloat16 whatever it is."""
@@ -69,28 +79,109 @@ def processes() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; half-written ones (killed while saving) are removed."""
-    from safetensors import SafetensorError, safe_open
+def seal(checkpoint: Path) -> None:
+    """Write down size and hash of every file of a finished checkpoint, but for the random states that the
+    other processes may still be writing.
+    """
+    files = [f for f in sorted(checkpoint.rglob("*")) if f.is_file() and not f.name.startswith("rng_state")]
+    body = {str(f.relative_to(checkpoint)): [f.stat().st_size, _sha256(f)] for f in files}
+    part = checkpoint / (_SEAL + ".part")
+    part.write_text(json.dumps(body), encoding="utf-8")
+    part.replace(checkpoint / _SEAL)
 
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _whole(checkpoint: Path) -> bool:
+    try:
+        body = json.loads((checkpoint / _SEAL).read_text(encoding="utf-8"))
+        return any(checkpoint.glob("rng_state*.pth")) and all(
+            (checkpoint / name).stat().st_size == size and _sha256(checkpoint / name) == digest
+            for name, (size, digest) in body.items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint. Those that are not (killed while saving, disk full, changed since) are
+    removed.
+    """
     found = None
     for path in sorted(
         folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True
     ):
-        try:
-            weights = next(path.glob("*.safetensors"))
-            with safe_open(weights, framework="pt") as file:
-                file.keys()
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            # Several processes write rng_state_<rank>.pth each.
-            whole = all(any(path.glob(n)) for n in ("optimizer.pt", "scheduler.pt", "rng_state*.pth"))
-        except (StopIteration, OSError, ValueError, SafetensorError):
-            whole = False
+        whole = _whole(path)
         if whole and found is None:
             found = path
         elif not whole and processes()[0] == 0:
             shutil.rmtree(path)
     return found
+
+
+@contextmanager
+def named_errors(checkpoints: Path, remedy: str) -> Iterator[None]:
+    """Turns what a long run dies of into TrainingError: what happened, what to do, where it goes on from."""
+    import torch
+    from safetensors import SafetensorError
+
+    def error(what: str) -> TrainingError:
+        found = last_checkpoint(checkpoints)
+        return TrainingError(f"{what}; last good checkpoint: {found or 'none'}")
+
+    try:
+        yield
+    except torch.OutOfMemoryError as cause:
+        raise error(f"out of device memory: {str(cause).splitlines()[0][:200]}; {remedy}") from cause
+    except (OSError, SafetensorError, RuntimeError) as cause:
+        text = str(cause)
+        free = shutil.disk_usage(checkpoints.parent).free
+        if getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in text or free < 2**20:
+            raise error(f"{checkpoints}: the disk is full; free some space and run again") from cause
+        if "DefaultCPUAllocator" in text:
+            raise error(f"out of memory: {text.splitlines()[0][:200]}; {remedy}") from cause
+        if "DataLoader worker" in text:
+            raise error(
+                f"a data loading process died ({text.splitlines()[0][:200]}), most often for lack of memory;"
+                " set fewer `workers`"
+            ) from cause
+        raise
+
+
+def common_arguments(stage: Any, out: Path, tracking: Tracking) -> dict[str, Any]:
+    """The fields of transformers' TrainingArguments that do not depend on the kind of training."""
+    import torch
+
+    on_device = torch.cuda.is_available()
+    if tracking == "tensorboard":
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "run_name": out.name,
+        "learning_rate": stage.learning_rate,
+        "warmup_steps": round(stage.warmup_ratio * stage.steps),
+        "weight_decay": stage.weight_decay,
+        "lr_scheduler_type": stage.scheduler,
+        "save_steps": stage.save_steps,
+        "save_total_limit": 2,
+        "seed": stage.seed,
+        "data_seed": stage.seed,
+        "report_to": [] if tracking == "none" else [tracking],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": stage.workers,
+        "bf16": stage.autocast,
+        "use_cpu": not on_device,
+        "ddp_backend": None if on_device or processes()[1] == 1 else "gloo",
+        # Every sample has a picture, so every adapter is in every loss.
+        "ddp_find_unused_parameters": False,
+        "gradient_checkpointing": stage.gradient_checkpointing,
+        # The reentrant form gives adapters below the first trainable input no gradient.
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    }
 
 
 def append_row(log: Path, row: dict[str, Any]) -> None:

@@ -38,9 +38,11 @@ def main() -> None:
         n=section.rollouts,
     )
     by_id = {s.sample_id: s for s in samples}
-    engine = run.engine(run.adapter("refine"), run.recipe.bench.batch_size)
     fixed: dict[str, tuple[int, list[tuple[bool, bool]]]] = {}
-    with run.bar(f"all {section.rollouts} rollouts") as advance:
+    with (
+        run.engine(run.adapter("refine")) as engine,
+        run.bar(f"all {section.rollouts} rollouts") as advance,
+    ):
         for request, answers in engine.generate(rollout_requests(samples, images), sampling):
             i = request.request_id
             verdicts = [judge(by_id[i], answer, images[i]) for answer in answers]

@@ -60,12 +60,12 @@ def predict(
     from surgr1.ontology.tasks import Task
     from surgr1.reasoning.prompt import build_prompt
     from surgr1.reasoning.trace import parse
-    from surgr1.training.loading import best_device, fingerprint, load_model, load_processor, newest_adapter
+    from surgr1.training.loading import adapter_of, best_device, fingerprint, load_model, load_processor
 
     if task not in set(Task):
         raise SurgR1Error(f"unknown task {task!r}; one of: {', '.join(Task)}")
     base = base or run / "base" / "model"
-    adapter = newest_adapter(run, stage)
+    adapter = adapter_of(run, stage)
     processor = load_processor(base)
     budget = processor.image_processor.size
     area = 28 * 28

@@ -94,9 +94,9 @@ def export(
     Example: surgr1 train export /tmp/merged --run runs/demo --stage refine
     """
     from surgr1.training.export import export_merged
-    from surgr1.training.loading import newest_adapter
+    from surgr1.training.loading import adapter_of
 
-    report = export_merged(base or run / "base" / "model", newest_adapter(run, stage), out, dtype=dtype)
+    report = export_merged(base or run / "base" / "model", adapter_of(run, stage), out, dtype=dtype)
     if as_json:
         show(asdict(report), True)
         return

@@ -14,6 +14,7 @@ from surgr1.ontology.tasks import Task
 from surgr1.simulator.world import SimPlan, default_plan
 from surgr1.training.grpo import GRPOStage
 from surgr1.training.nano import NanoConfig
+from surgr1.training.policy import Generation
 from surgr1.training.sft import SFTStage
 from surgr1.training.stage import Tracking
 
@@ -111,22 +112,41 @@ class ColdStart(_Section):
     stage: SFTStage
 
 
+class Difficulty(_Section):
+    """Keeps prompts that the policy answers right in a share between `least` and `most` of `rollouts` tries:
+    those it always or never gets right make dead groups.
+    """
+
+    rollouts: int = Field(4, ge=2)
+    least: float = Field(0.01, ge=0, le=1)
+    most: float = Field(0.99, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.least > self.most:
+            raise ValueError(f"least {self.least} is larger than most {self.most}")
+        return self
+
+
 class Grpo(_Section):
     """Stage 3: GRPO with entropy-weighted tokens."""
 
     select: Selection
+    difficulty: Difficulty | None = None
     stage: GRPOStage
 
 
 class Refine(_Section):
     """Stage 4: K rollouts, pseudo-labels from both pathways, distillation; `iterations` times (Eq. 8, Steps
-    1-3).
+    1-3). With `early_stop` every iteration is measured on the validation videos: the first that does not
+    raise their public Arena Score is the last, and the best adapter is the stage's.
     """
 
     iterations: int = Field(2, ge=1)
     rollouts: int = Field(3, ge=1)
     temperature: float = Field(0.9, gt=0)
     max_new_tokens: int = Field(160, ge=1)
+    early_stop: bool = False
     select: Selection
     teacher: TeacherSpec = TeacherSpec()
     stage: SFTStage
@@ -138,7 +158,6 @@ class Bench(_Section):
     limit_per_card: int = Field(200, ge=1)
     max_new_tokens: int = Field(160, ge=1)
     draws: int = Field(2000, ge=10)
-    batch_size: int = Field(32, ge=1)
 
 
 class Recipe(_Section):
@@ -158,6 +177,7 @@ class Recipe(_Section):
     grpo: Grpo | None = None
     refine: Refine | None = None
     bench: Bench = Bench()
+    generation: Generation = Generation()
     launcher: str = ""
     """The command that starts the processes of a training stage, e.g. "torchrun --nproc-per-node 8" or
     "accelerate launch --config_file recipes/accelerate/fsdp2.yaml"; empty: one process. Like `tracking` it

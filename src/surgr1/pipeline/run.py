@@ -50,7 +50,8 @@ def plan(recipe: Recipe) -> list[Step]:
         steps.append(Step("simulate", "sim", _dump(recipe.sim_plan), (), stages.simulate))
     sources = {"sources": [_dump(s) for s in recipe.sources]}
     steps.append(Step("data", "data", sources, ("simulate",) if steps else (), stages.data))
-    bench_config = _dump(recipe.bench) | _dump(recipe.images) | {"seed": recipe.seed}
+    answering = {"engine": recipe.generation.engine}
+    bench_config = _dump(recipe.bench) | _dump(recipe.images) | {"seed": recipe.seed} | answering
     shared = {"images": _dump(recipe.images), "seed": recipe.seed, "path": str(recipe.model.path)}
     previous: tuple[str, ...] = ("data",)
     trained: list[str] = []
@@ -75,7 +76,9 @@ def plan(recipe: Recipe) -> list[Step]:
     for name in ("sft", "coldstart", "grpo", "refine"):
         section = getattr(recipe, name)
         if section is not None:
-            add(name, _dump(section), getattr(stages, name))
+            # Stages that ask the policy depend on what answers for it.
+            asks = answering if name in ("grpo", "refine") else {}
+            add(name, _dump(section) | asks, getattr(stages, name))
     benches = tuple(f"bench-{n}" for n in trained)
     steps.append(
         Step("report", "report", {"title": recipe.title}, benches, partial(stages.report, stages=trained))

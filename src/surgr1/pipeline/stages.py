@@ -8,12 +8,14 @@ Layout of a run: `sim/` native trees · `data/` samples · `images/` prepared pi
 import json
 import os
 import platform
+import shutil
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -25,7 +27,7 @@ from surgr1.engines.types import Engine
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.pipeline.manifest import code_commit, read_manifest, timestamp, write_json
 from surgr1.pipeline.progress import Advance, progress_bar
-from surgr1.pipeline.recipe import Recipe, RecipeError, Selection, TeacherSpec
+from surgr1.pipeline.recipe import Difficulty, Recipe, RecipeError, Selection, TeacherSpec
 from surgr1.synthesis.teachers import Teacher
 from surgr1.training.grpo import GRPOStage
 from surgr1.training.launch import train
@@ -112,11 +114,7 @@ class Run:
 
     def adapter_of(self, stage: str) -> Path | None:
         """The adapter a stage produced (None for the base)."""
-        if stage == "base":
-            return None
-        if stage == "refine" and self.recipe.refine:
-            return self.folder / "refine" / f"iteration-{self.recipe.refine.iterations}" / "adapter"
-        return self.folder / stage / "adapter"
+        return None if stage == "base" else self.folder / stage / "adapter"
 
     def teacher(self, spec: TeacherSpec) -> Teacher:
         from surgr1.engines.ledger import Ledger, LedgerEngine
@@ -157,19 +155,16 @@ class Run:
                 tracking=self.recipe.tracking,
             )
 
-    def engine(self, adapter: Path | None, batch_size: int) -> Engine:
+    @contextmanager
+    def engine(self, adapter: Path | None) -> Iterator[Engine]:
         """The policy as an engine, its answers in the run's ledger."""
         from surgr1.engines.ledger import Ledger, LedgerEngine
-        from surgr1.engines.transformers_engine import TransformersEngine
-        from surgr1.training.loading import best_device, fingerprint, load_model, load_processor
+        from surgr1.training.policy import open_policy
 
-        model = load_model(
-            self.base, adapter_dir=adapter, dtype=self.recipe.model.dtype, device=best_device()
-        )
-        engine = TransformersEngine(
-            model, load_processor(self.base), model_id=fingerprint(self.base, adapter), batch_size=batch_size
-        )
-        return LedgerEngine(engine, Ledger(self.folder / "ledger.sqlite"))
+        recipe, ledger = self.recipe, Ledger(self.folder / "ledger.sqlite")
+        with open_policy(self.base, adapter, recipe.generation, dtype=recipe.model.dtype) as engine:
+            yield LedgerEngine(engine, ledger)
+        ledger.close()
 
 
 def simulate(run: Run) -> Counts:
@@ -309,6 +304,8 @@ def grpo(run: Run) -> Counts:
     if not path.is_file():
         samples = run.select(section.select, SALTS["grpo"])
         images = run.images(samples)
+        if section.difficulty:
+            samples = _learnable(run, samples, images, section.difficulty, adapter)
         # Only the prompt and the label are used: GRPO sees no trace.
         write_conversations(
             path,
@@ -323,26 +320,66 @@ def grpo(run: Run) -> Counts:
     return {"steps": result.steps, "reward": round(result.final_loss, 4)}
 
 
+def _learnable(
+    run: Run,
+    samples: list[Sample],
+    images: dict[str, PreparedImage],
+    difficulty: Difficulty,
+    adapter: Path,
+) -> list[Sample]:
+    """The samples that the cold-started policy gets right now and then; rates go to grpo/pass_rates.json."""
+    from surgr1.training.refine import pass_rates
+
+    section = run.recipe.grpo
+    assert section is not None
+    with run.engine(adapter) as engine, run.bar("stage 3: pass rates") as advance:
+        rates = pass_rates(
+            samples,
+            images,
+            engine,
+            rollouts=difficulty.rollouts,
+            temperature=section.stage.temperature,
+            max_new_tokens=section.stage.max_new_tokens,
+            seed=run.recipe.seed,
+            progress=advance,
+        )
+    write_json(run.folder / "grpo" / "pass_rates.json", rates)
+    kept = [s for s in samples if difficulty.least <= rates[s.sample_id] <= difficulty.most]
+    if not kept:
+        raise RecipeError(
+            f"grpo.difficulty: of {len(samples)} prompts none is answered right in a share between"
+            f" {difficulty.least} and {difficulty.most} of {difficulty.rollouts} tries; see"
+            " grpo/pass_rates.json"
+        )
+    return kept
+
+
 def refine(run: Run) -> Counts:
-    """Stage 4: rollouts, pseudo-labels of both pathways, distillation, N times."""
+    """Stage 4: rollouts, pseudo-labels of both pathways, distillation, up to N times."""
     from surgr1.training.refine import refine_iteration
 
-    section = run.recipe.refine
-    assert section is not None
-    adapter = run.adapter("refine")
+    section, start = run.recipe.refine, run.adapter("refine")
+    assert section is not None and start is not None
     counts: Counter[str] = Counter()
+    stage, adapter = run.folder / "refine", start
+    # The adapters so far with their score on the validation videos.
+    measured: list[tuple[float, Path]] = []
+    if section.early_stop:
+        measured.append((_validated(run, start, stage / "iteration-0"), start))
     for iteration in range(1, section.iterations + 1):
-        folder = run.folder / "refine" / f"iteration-{iteration}"
+        folder = stage / f"iteration-{iteration}"
         samples = run.select(section.select, SALTS["refine"] + iteration - 1)
-        conversations = folder / "conversations.parquet"
         summary = folder / "report.json"
         if not summary.is_file():
             images = run.images(samples)
-            with run.bar(f"stage 4.{iteration}: {section.rollouts} rollouts per sample") as advance:
+            with (
+                run.engine(adapter) as engine,
+                run.bar(f"stage 4.{iteration}: {section.rollouts} rollouts per sample") as advance,
+            ):
                 report = refine_iteration(
                     samples,
                     images,
-                    run.engine(adapter, run.recipe.bench.batch_size),
+                    engine,
                     run.teacher(section.teacher),
                     folder,
                     iteration=iteration,
@@ -362,27 +399,60 @@ def refine(run: Run) -> Counts:
                 f"stage 4.{iteration}: distillation",
                 section.stage,
                 adapter_in=adapter,
-                conversations=conversations,
+                conversations=folder / "conversations.parquet",
                 out=folder,
             )
         adapter = folder / "adapter"
+        counts["iterations"] += 1
+        if section.early_stop:
+            measured.append((_validated(run, adapter, folder), adapter))
+            if measured[-1][0] <= measured[-2][0]:
+                break
+    if measured:
+        adapter = max(measured, key=lambda m: m[0])[1]
+    shutil.rmtree(stage / "adapter", ignore_errors=True)
+    shutil.copytree(adapter, stage / "adapter")
     return dict(counts)
+
+
+def _validated(run: Run, adapter: Path, folder: Path) -> float:
+    """The public Arena Score of a policy on the validation videos."""
+    scores = _measure(run, adapter, bench_samples(run, ("validation",)), folder / "validation", "validation")
+    return float(scores["arena"]["public"]["value"])
 
 
 def bench(run: Run, stage: str) -> Counts:
     """SurgBench after one stage: predictions on test and external samples, then scores."""
+    samples = bench_samples(run, ("test", "external"))
+    scores = _measure(
+        run,
+        run.adapter_of(stage),
+        samples,
+        run.folder / "bench" / stage,
+        stage,
+        reasoning=stage not in ("base", "sft"),
+    )
+    return {
+        "predictions": len(samples),
+        **{f"arena_{g}": round(a["value"], 2) for g, a in scores["arena"].items()},
+    }
+
+
+def _measure(
+    run: Run, adapter: Path | None, samples: list[Sample], folder: Path, stage: str, reasoning: bool = True
+) -> dict[str, Any]:
+    """Predictions and scores of a policy, written to `folder`."""
     from surgr1.bench.runner import predict, read_predictions
     from surgr1.bench.scoring import score, write_scores
     from surgr1.engines.types import Sampling
 
-    section, folder = run.recipe.bench, run.folder / "bench" / stage
-    samples = bench_samples(run)
+    section = run.recipe.bench
     if not samples:
-        raise RecipeError("no test or external sample belongs to a task card; see data/statistics.json")
+        raise RecipeError(
+            f"{stage}: no sample to measure on belongs to a task card; see data/statistics.json"
+        )
     images = run.images(samples)
-    reasoning = stage not in ("base", "sft")
-    engine = run.engine(run.adapter_of(stage), section.batch_size)
-    with run.bar(f"SurgBench after {stage}") as advance:
+    with run.engine(adapter) as engine, run.bar(f"SurgBench: {stage}") as advance:
         predict(
             samples,
             images,
@@ -399,18 +469,15 @@ def bench(run: Run, stage: str) -> Counts:
         seed=run.recipe.seed,
     )
     write_scores(folder / "scores.json", scores)
-    return {
-        "predictions": len(samples),
-        **{f"arena_{g}": round(a["value"], 2) for g, a in scores["arena"].items()},
-    }
+    return scores
 
 
-def bench_samples(run: Run) -> list[Sample]:
-    """The frozen evaluation list: per card, the same number of frames from every test or external video."""
+def bench_samples(run: Run, roles: tuple[str, ...]) -> list[Sample]:
+    """The frozen evaluation list: per card, the same number of frames from every video of these roles."""
     from surgr1.bench.cards import all_cards
 
     found: dict[str, Sample] = {}
-    pool = [s for s in run.samples if s.role in ("test", "external")]
+    pool = [s for s in run.samples if s.role in roles]
     for card in all_cards():
         mine = [s for s in pool if card.matches(s.dataset, s.task)]
         found.update(
@@ -420,6 +487,10 @@ def bench_samples(run: Run) -> list[Sample]:
             }
         )
     return list(found.values())
+
+
+def _number(iteration: Path) -> int:
+    return int(iteration.name.rpartition("-")[2])
 
 
 STAGE_TITLES = {
@@ -455,8 +526,8 @@ def report(run: Run, stages: list[str]) -> Counts:
     for name in stages:
         folder = run.folder / "bench" / name
         log = run.folder / name / "log.jsonl"
-        if name == "refine" and run.recipe.refine:
-            log = run.folder / "refine" / f"iteration-{run.recipe.refine.iterations}" / "log.jsonl"
+        if name == "refine":
+            log = max((run.folder / name).glob("iteration-*/log.jsonl"), key=lambda p: _number(p.parent))
         scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         found.append(Stage(name, STAGE_TITLES[name], scores, folder / "predictions.jsonl", log))
     seconds = {

@@ -63,13 +63,12 @@ def load_model(
     return model.to(device)
 
 
-def newest_adapter(run: Path, stage: str) -> Path:
-    """The adapter a stage of a run left (of refinement, the last iteration's). Raises ModelError."""
-    pattern = "refine/iteration-*/adapter" if stage == "refine" else f"{stage}/adapter"
-    found = sorted(run.glob(pattern), key=lambda p: (len(p.parent.name), p.parent.name))
-    if not found:
+def adapter_of(run: Path, stage: str) -> Path:
+    """The adapter a stage of a run left. Raises ModelError."""
+    found = run / stage / "adapter"
+    if not (found / "adapter_config.json").is_file():
         raise ModelError(f"{run}: no trained {stage} adapter; finish the run first or give --stage")
-    return found[-1]
+    return found
 
 
 def fingerprint(*folders: Path | None) -> str:

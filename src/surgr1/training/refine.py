@@ -89,6 +89,29 @@ def rollout_requests(samples: Sequence[Sample], images: Mapping[str, PreparedIma
     ]
 
 
+def pass_rates(
+    samples: Sequence[Sample],
+    images: Mapping[str, PreparedImage],
+    engine: Engine,
+    *,
+    rollouts: int,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """The share of right answers among `rollouts` of every sample, by its id."""
+    by_id = {s.sample_id: s for s in samples}
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, n=rollouts, seed=seed)
+    rates: dict[str, float] = {}
+    for request, answers in engine.generate(rollout_requests(samples, images), sampling):
+        i = request.request_id
+        rates[i] = sum(judge(by_id[i], a, images[i]).right for a in answers) / rollouts
+        if progress:
+            progress(len(rates), len(samples))
+    return {s.sample_id: rates[s.sample_id] for s in samples}
+
+
 def refine_iteration(
     samples: Sequence[Sample],
     images: Mapping[str, PreparedImage],

@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,24 +56,32 @@ class ReportInput:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_report(run: ReportInput, out: Path) -> Path:
-    """Write the page to `out` and return it."""
+def templates(*packages: str) -> Any:
+    """The jinja2 environment of our pages: templates of this room and of `packages`, escaped."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        files("surgr1.bench").joinpath("templates", "report.html").read_text(encoding="utf-8")
+    loaders = [jinja2.PackageLoader(p) for p in ("surgr1.bench", *packages)]
+    return jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    page = template.render(
-        run=run,
-        arenas=_arenas(run),
-        radar=_radar(run),
-        table=_table(run),
-        curves=_curves(run),
-        examples=_examples(run),
-        palette=charts.PALETTE,
-        confusions=[c for c in run.stages[-1].scores["cards"] if c["confusion"]],
-        last=run.stages[-1],
+
+
+def write_report(run: ReportInput, out: Path) -> Path:
+    """Write the page to `out` and return it."""
+    page = (
+        templates()
+        .get_template("report.html")
+        .render(
+            run=run,
+            arenas=_arenas(run),
+            radar=_radar(run),
+            table=_table(run),
+            curves=_curves(run),
+            examples=_examples(run),
+            palette=charts.PALETTE,
+            confusions=[c for c in run.stages[-1].scores["cards"] if c["confusion"]],
+            last=run.stages[-1],
+        )
     )
     part = out.with_suffix(".part")
     part.write_text(page, encoding="utf-8")

@@ -27,10 +27,16 @@ Out = Annotated[Path | None, typer.Option("--out", help="Run folder (default: ru
 Data = Annotated[
     list[str] | None, typer.Option("--data", help="Folder of a dataset, DATASET=PATH; repeatable")
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a key of the recipe, KEY.KEY=VALUE (YAML); repeatable"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 
 
-def open_recipe(path: Path, out: Path | None, data: list[str] | None) -> tuple[Any, Path]:
+def open_recipe(
+    path: Path, out: Path | None, data: list[str] | None, settings: list[str] | None
+) -> tuple[Any, Path]:
     """The recipe and its run folder."""
     import yaml
 
@@ -51,7 +57,7 @@ def open_recipe(path: Path, out: Path | None, data: list[str] | None) -> tuple[A
             out = Path("runs") / path.stem
     # Absolute, so that the paths a run records hold wherever it is looked at from.
     out = out.resolve()
-    return load_recipe(path, run_dir=out, data=folders), out
+    return load_recipe(path, run_dir=out, data=folders, settings=settings or []), out
 
 
 def show(value: Any, as_json: bool) -> None:
@@ -63,7 +69,7 @@ def show(value: Any, as_json: bool) -> None:
 
 
 @app.command()
-def run(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
+def run(recipe: RecipeFile, out: Out = None, data: Data = None, settings: Set = None) -> None:
     """Run a whole recipe: data, four stages, SurgBench, report. Finished stages are skipped, killed ones
     continued.
 
@@ -71,20 +77,20 @@ def run(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
     """
     from surgr1.pipeline.run import execute
 
-    loaded, folder = open_recipe(recipe, out, data)
+    loaded, folder = open_recipe(recipe, out, data, settings)
     execute(loaded, folder, console)
     console.print(f"report: [bold]{folder / 'report.html'}[/]")
 
 
 @app.command()
-def refine(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
+def refine(recipe: RecipeFile, out: Out = None, data: Data = None, settings: Set = None) -> None:
     """Run stage 4 of a recipe whose earlier stages are finished.
 
     Example: surgr1 refine recipes/demo.yaml
     """
     from surgr1.pipeline.run import execute
 
-    loaded, folder = open_recipe(recipe, out, data)
+    loaded, folder = open_recipe(recipe, out, data, settings)
     execute(loaded, folder, console, only="refine")
 
 

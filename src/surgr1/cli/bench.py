@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from surgr1.cli.app import Data, Json, Out, RecipeFile, console, open_recipe, show
+from surgr1.cli.app import Data, Json, Out, RecipeFile, Set, console, open_recipe, show
 
 app = typer.Typer(no_args_is_help=True, help="SurgBench: predictions and scores.")
 
@@ -18,6 +18,7 @@ def run_bench(
     stage: Annotated[str, typer.Option(help="base, sft, coldstart, grpo or refine")] = "refine",
     out: Out = None,
     data: Data = None,
+    settings: Set = None,
 ) -> None:
     """Predict and score after one finished stage.
 
@@ -25,7 +26,7 @@ def run_bench(
     """
     from surgr1.pipeline.run import execute
 
-    loaded, folder = open_recipe(recipe, out, data)
+    loaded, folder = open_recipe(recipe, out, data, settings)
     execute(loaded, folder, console, only=f"bench-{stage}")
 
 

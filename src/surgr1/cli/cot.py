@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from surgr1.cli.app import Data, Json, Out, RecipeFile, console, open_recipe, show
+from surgr1.cli.app import Data, Json, Out, RecipeFile, Set, console, open_recipe, show
 
 app = typer.Typer(no_args_is_help=True, help="Three-level reasoning data.")
 
 
 @app.command("synthesize")
-def synthesize_traces(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
+def synthesize_traces(recipe: RecipeFile, out: Out = None, data: Data = None, settings: Set = None) -> None:
     """Ask a recipe's cold-start teacher for traces (the data must be built). Can be stopped and continued.
 
     Example: surgr1 cot synthesize recipes/demo.yaml
@@ -20,7 +20,7 @@ def synthesize_traces(recipe: RecipeFile, out: Out = None, data: Data = None) ->
     from surgr1.pipeline.stages import Run
     from surgr1.synthesis.synthesize import synthesize
 
-    loaded, folder = open_recipe(recipe, out, data)
+    loaded, folder = open_recipe(recipe, out, data, settings)
     if loaded.coldstart is None:
         raise RecipeError(f"recipe {recipe} has no coldstart section, so no teacher")
     job = Run(loaded, folder, console)

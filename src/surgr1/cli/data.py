@@ -5,20 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from surgr1.cli.app import Data, Json, Out, RecipeFile, console, open_recipe, show
+from surgr1.cli.app import Data, Json, Out, RecipeFile, Set, console, open_recipe, show
 
 app = typer.Typer(no_args_is_help=True, help="Datasets: native trees to samples.")
 
 
 @app.command()
-def build(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
+def build(recipe: RecipeFile, out: Out = None, data: Data = None, settings: Set = None) -> None:
     """Read a recipe's datasets, check for duplicates and leaks, write Parquet.
 
     Example: surgr1 data build recipes/nano-cholect50.yaml --data cholect50=/data/CholecT50
     """
     from surgr1.pipeline.run import execute
 
-    loaded, folder = open_recipe(recipe, out, data)
+    loaded, folder = open_recipe(recipe, out, data, settings)
     if loaded.sim_plan is not None:
         execute(loaded, folder, console, only="simulate")
     execute(loaded, folder, console, only="data")
@@ -56,7 +56,9 @@ def check(root: Annotated[Path, typer.Argument(help="A dataset folder")], as_jso
 
 
 @app.command()
-def leaks(recipe: RecipeFile, out: Out = None, data: Data = None, as_json: Json = False) -> None:
+def leaks(
+    recipe: RecipeFile, out: Out = None, data: Data = None, settings: Set = None, as_json: Json = False
+) -> None:
     """Which operations a recipe's training and evaluation sets share. Exits 1 when there are any.
 
     Example: surgr1 data leaks recipes/demo.yaml
@@ -64,7 +66,7 @@ def leaks(recipe: RecipeFile, out: Out = None, data: Data = None, as_json: Json 
     from surgr1.corpora.registry import leak_matrix
     from surgr1.corpora.sources import read_source
 
-    loaded, _ = open_recipe(recipe, out, data)
+    loaded, _ = open_recipe(recipe, out, data, settings)
     roles = {(s.dataset, s.video, s.role) for source in loaded.sources for s in read_source(source)}
     rows: list[dict[str, Any]] = [
         {"train": r.train, "evaluation": r.evaluation, "videos": list(r.videos)}

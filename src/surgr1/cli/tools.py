@@ -1,13 +1,11 @@
 """`surgr1 sim`, `surgr1 predict`, `surgr1 doctor`."""
 
-import platform
-import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from surgr1.cli.app import Json, console, show
+from surgr1.cli.app import Data, Json, Out, Set, console, open_recipe, show
 
 app = typer.Typer()
 
@@ -93,46 +91,21 @@ def predict(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Check versions, device, memory and disk. Exits 1 when a pinned library is missing or off.
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe: also check what it reads and asks")] = None,
+    out: Out = None,
+    data: Data = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Check versions, devices, memory, disk and data, and train one step. Exits 1 when something is off.
 
-    Example: surgr1 doctor --json
+    Example: surgr1 doctor recipes/demo.yaml --json
     """
-    import os
-    from importlib.metadata import PackageNotFoundError, version
+    from surgr1.pipeline.doctor import examine
 
-    wanted = {
-        "torch": "2.13",
-        "transformers": "5.17",
-        "trl": "1.16",
-        "peft": "0.21",
-        "accelerate": "1.15",
-        "datasets": "5.2",
-    }
-    found: dict[str, str] = {}
-    problems = []
-    for name, pin in wanted.items():
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-        if not found[name].startswith(pin):
-            problems.append(f"{name} is {found[name]}, expected {pin}.*: run `make install`")
-    import torch
-
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    if free < 3:
-        problems.append(f"{free:.1f} GB free here; the demo needs about 1.5 GB beside the environment")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    body = {
-        "python": platform.python_version(),
-        "versions": found,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory, 1),
-        "free_disk_gb": round(free, 1),
-        "problems": problems,
-    }
-    show(body, as_json)
-    if problems:
+    loaded, folder = open_recipe(recipe, out, data, settings) if recipe else (None, Path.cwd())
+    found = examine(loaded, folder)
+    show(found, as_json)
+    if found["problems"]:
         raise typer.Exit(1)

@@ -6,36 +6,65 @@ from typing import Annotated, Literal
 
 import typer
 
-from surgr1.cli.app import Data, Json, Out, RecipeFile, console, open_recipe, show
+from surgr1.cli.app import Data, Json, Out, RecipeFile, Set, console, open_recipe, show
 
 app = typer.Typer(no_args_is_help=True, help="Train one stage of a recipe; `surgr1 run` runs them all.")
 
 
 @app.command()
-def sft(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
+def sft(recipe: RecipeFile, out: Out = None, data: Data = None, settings: Set = None) -> None:
     """Stage 1, supervised fine-tuning on VQA labels (for a nano recipe the base must be finished).
 
     Example: surgr1 train sft recipes/demo.yaml
     """
-    _stage(recipe, out, data, "sft")
+    _stage(recipe, out, data, settings, "sft")
 
 
 @app.command()
-def coldstart(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
+def coldstart(recipe: RecipeFile, out: Out = None, data: Data = None, settings: Set = None) -> None:
     """Stage 2, cold start on three-level traces.
 
     Example: surgr1 train coldstart recipes/demo.yaml
     """
-    _stage(recipe, out, data, "coldstart")
+    _stage(recipe, out, data, settings, "coldstart")
 
 
 @app.command()
-def grpo(recipe: RecipeFile, out: Out = None, data: Data = None) -> None:
+def grpo(
+    recipe: RecipeFile,
+    out: Out = None,
+    data: Data = None,
+    settings: Set = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where a step's time went")] = False,
+) -> None:
     """Stage 3, GRPO with entropy-weighted tokens.
 
-    Example: surgr1 train grpo recipes/demo.yaml
+    Example: surgr1 train grpo recipes/demo.yaml --profile
     """
-    _stage(recipe, out, data, "grpo")
+    from rich.table import Table
+
+    from surgr1.training.page import phases, read_log
+
+    folder = _stage(recipe, out, data, settings, "grpo")
+    if profile:
+        spent = phases(read_log(folder / "grpo" / "log.jsonl"))
+        table = Table("phase of a step", "seconds", "share")
+        for name, seconds in spent.items():
+            table.add_row(name, f"{seconds:.3f}", f"{seconds / sum(spent.values()):.0%}")
+        console.print(table)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder, finished or not")] = Path("runs/demo"),
+) -> None:
+    """Write RUN/training.html: curves, time per phase, completions with their tokens shaded by w_t.
+
+    Example: surgr1 train report runs/demo
+    """
+    from surgr1.pipeline.stages import training_page
+
+    console.print(f"training: [bold]{training_page(run)}[/]")
 
 
 @app.command()
@@ -43,6 +72,7 @@ def plan(
     recipe: RecipeFile,
     out: Out = None,
     data: Data = None,
+    settings: Set = None,
     tflops: Annotated[
         float | None,
         typer.Option(help="Sustained TFLOP/s of the device (default: 40 % of a matrix product's here)"),
@@ -58,7 +88,7 @@ def plan(
     from surgr1.pipeline.estimate import estimate, measured_flops
     from surgr1.pipeline.stages import Run
 
-    loaded, folder = open_recipe(recipe, out, data)
+    loaded, folder = open_recipe(recipe, out, data, settings)
     speed = tflops * 1e12 if tflops else 0.4 * measured_flops()
     found = estimate(Run(loaded, folder, console), flops_per_second=speed)
     if as_json:
@@ -106,8 +136,9 @@ def export(
     )
 
 
-def _stage(recipe: RecipeFile, out: Out, data: Data, name: str) -> None:
+def _stage(recipe: RecipeFile, out: Out, data: Data, settings: Set, name: str) -> Path:
     from surgr1.pipeline.run import execute
 
-    loaded, folder = open_recipe(recipe, out, data)
+    loaded, folder = open_recipe(recipe, out, data, settings)
     execute(loaded, folder, console, only=name)
+    return folder

@@ -62,7 +62,6 @@ def sample_branches(
         indices = range(sampling.first, sampling.first + sampling.n)
         names = [f"{sampling.seed}|{p.name}|{k}" for p in prompts for k in indices]
         drawn.append(OwnNoise(names, model.device.type))
-    backbone = backbone_of(model)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     # All but the last token: `generate` wants something left to run, and its logits.
     prefill = {
@@ -71,16 +70,19 @@ def sample_branches(
     }
     owner = torch.arange(len(prompts), device=model.device).repeat_interleave(sampling.n)
     with torch.no_grad():
-        prefix = backbone(**prefill, use_cache=True)
+        # Through the outermost module, whose hooks gather the parts of a sharded model.
+        prefix = model(**prefill, use_cache=True, logits_to_keep=1)
         cache = prefix.past_key_values
         cache.batch_select_indices(owner)
-        backbone.rope_deltas = prefix.rope_deltas[owner]
+        backbone_of(model).rope_deltas = prefix.rope_deltas[owner]
         sequences = model.generate(
             input_ids=ids[owner],
             attention_mask=mask[owner],
             past_key_values=cache,
             generation_config=config,
             logits_processor=drawn,
+            # The processes of a sharded model step together until the longest completion of all ends.
+            synced_gpus=any(hasattr(p, "full_tensor") for p in model.parameters()) or None,
         )
     seen = [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True)]
     found: list[list[Sampled]] = [[] for _ in prompts]

@@ -2,6 +2,7 @@
 their place.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -204,8 +205,11 @@ class Recipe(_Section):
         return default_plan(self.simulate) if isinstance(self.simulate, str) else self.simulate
 
 
-def load_recipe(path: Path, *, run_dir: Path, data: dict[str, Path] | None = None) -> Recipe:
+def load_recipe(
+    path: Path, *, run_dir: Path, data: dict[str, Path] | None = None, settings: Sequence[str] = ()
+) -> Recipe:
     """Read a recipe. `data` maps dataset ids to folders; simulated datasets live in `run_dir`/sim/<dataset>.
+    `settings` change single keys, as "grpo.stage.rollouts.engine=vllm".
 
     Raises RecipeError naming the file, the key, what was found and what is allowed.
     """
@@ -218,6 +222,8 @@ def load_recipe(path: Path, *, run_dir: Path, data: dict[str, Path] | None = Non
         raise RecipeError(f"recipe {path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise RecipeError(f"recipe {path}: expected a mapping of sections, found {type(raw).__name__}")
+    for setting in settings:
+        _change(raw, setting)
     for source in raw.get("sources") or []:
         _give_root(path, source, run_dir, data)
     if data:
@@ -230,6 +236,25 @@ def load_recipe(path: Path, *, run_dir: Path, data: dict[str, Path] | None = Non
     except ValidationError as error:
         lines = [f"  {'.'.join(str(p) for p in e['loc']) or 'recipe'}: {e['msg']}" for e in error.errors()]
         raise RecipeError(f"recipe {path} is refused:\n" + "\n".join(lines)) from error
+
+
+def _change(raw: dict[str, Any], setting: str) -> None:
+    """Put one value into the mapping; sections that are not there are made."""
+    key, separator, text = setting.partition("=")
+    *sections, last = key.split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {setting}: the value is not YAML: {error}") from error
+    place: Any = raw
+    for section in sections:
+        place = place.setdefault(section, {}) if isinstance(place, dict) else None
+    if not separator or not last or not isinstance(place, dict):
+        raise RecipeError(
+            f"--set {setting}: expected KEY.KEY=VALUE with the keys of sections, e.g."
+            " --set generation.engine=vllm"
+        )
+    place[last] = value
 
 
 def _give_root(path: Path, source: Any, run_dir: Path, data: dict[str, Path]) -> None:

@@ -489,8 +489,27 @@ def bench_samples(run: Run, roles: tuple[str, ...]) -> list[Sample]:
     return list(found.values())
 
 
-def _number(iteration: Path) -> int:
-    return int(iteration.name.rpartition("-")[2])
+def training_logs(folder: Path, stage: str) -> list[Path]:
+    """The logs that a stage of a run has written so far; refinement has one per iteration."""
+    if stage != "refine":
+        return list(folder.glob(f"{stage}/log.jsonl"))
+    found = folder.glob("refine/iteration-*/log.jsonl")
+    return sorted(found, key=lambda p: int(p.parent.name.rpartition("-")[2]))
+
+
+def training_page(folder: Path) -> Path:
+    """`folder`/training.html for what a run has trained so far. Raises RecipeError when that is nothing."""
+    from surgr1.training.page import StageLog, write_page
+
+    logs = [
+        StageLog(f"{title}, iteration {k}" if stage == "refine" else title, log.parent)
+        for stage, title in STAGE_TITLES.items()
+        for k, log in enumerate(training_logs(folder, stage), start=1)
+    ]
+    if not logs:
+        raise RecipeError(f"{folder}: no stage has logged a training step; run the recipe first")
+    simulated = all(p.stem.startswith("sim-") for p in (folder / "data").glob("*.parquet"))
+    return write_page(folder.name, logs, folder / "training.html", simulated=simulated)
 
 
 STAGE_TITLES = {
@@ -525,9 +544,8 @@ def report(run: Run, stages: list[str]) -> Counts:
     found = []
     for name in stages:
         folder = run.folder / "bench" / name
-        log = run.folder / name / "log.jsonl"
-        if name == "refine":
-            log = max((run.folder / name).glob("iteration-*/log.jsonl"), key=lambda p: _number(p.parent))
+        logs = training_logs(run.folder, name)
+        log = logs[-1] if logs else None
         scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         found.append(Stage(name, STAGE_TITLES[name], scores, folder / "predictions.jsonl", log))
     seconds = {
@@ -557,6 +575,7 @@ def report(run: Run, stages: list[str]) -> Counts:
         },
     )
     path = write_report(page, run.folder / "report.html")
+    training_page(run.folder)
     return {"bytes": path.stat().st_size}
 
 

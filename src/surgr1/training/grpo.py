@@ -8,7 +8,6 @@ that are preprocessed, prefilled and trained on once per group (`shared_prefix`)
 the clipped ratio is 1 and its gradient that of A * log pi.
 """
 
-import shutil
 import sys
 import time
 from collections import defaultdict
@@ -44,10 +43,11 @@ from surgr1.training.stage import (
     TrainingError,
     TrainResult,
     common_arguments,
+    continued,
     last_checkpoint,
     named_errors,
     processes,
-    save_whole,
+    save_final,
 )
 
 
@@ -91,6 +91,7 @@ def make_trainer_class() -> type:
     import numpy as np
     import torch
     from accelerate.utils import gather_object
+    from transformers.integrations import is_deepspeed_zero3_enabled
     from trl import GRPOTrainer
     from trl.models.utils import unwrap_model_for_generation
     from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
@@ -120,6 +121,11 @@ def make_trainer_class() -> type:
             self._since = time.perf_counter()
             self._loaded_step = -1
             self._names = list(self.train_dataset["sample_id"])
+            if is_deepspeed_zero3_enabled():
+                raise TrainingError(
+                    "GRPO samples and shares prefixes on weights that ZeRO-3 takes apart: use"
+                    " recipes/accelerate/ddp.yaml or fsdp2.yaml"
+                )
             if self.processing_class.tokenizer.padding_side != "left":
                 raise TrainingError(
                     "the processor pads on the right; 3-D rotary positions need padding_side='left'"
@@ -267,7 +273,10 @@ def make_trainer_class() -> type:
                 replaced += len(drawn)
                 for k in mine:
                     rows[k] = self.train_dataset[drawn[first + k]]
-                for k, group in zip(mine, self._sample([rows[k] for k in mine]) if mine else [], strict=True):
+                if not drawn:
+                    break
+                # A process without a dead group samples along: the parts of a sharded policy work together.
+                for k, group in zip(mine, self._sample([rows[k] for k in mine or [0]]), strict=False):
                     found[k] = group
             if self.stage.resample:
                 self._note("groups/resampled", replaced / (len(rows) * self.accelerator.num_processes))
@@ -501,12 +510,9 @@ def run_grpo(
         )
         trainer.remove_callback(PrinterCallback)
         resume = last_checkpoint(out / "checkpoints")
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.train(resume_from_checkpoint=continued(trainer, resume))
     rewards = [r["reward"] for r in trainer.state.log_history if "reward" in r][-5:]
-    if processes()[0] == 0:
-        save_whole(trainer.accelerator.unwrap_model(trainer.model), out / "adapter")
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    save_final(trainer, out / "adapter")
     return TrainResult(
         model_dir, out / "adapter", stage.steps, sum(rewards) / max(1, len(rewards)), out / "log.jsonl"
     )

@@ -5,7 +5,6 @@ Checkpoints carry optimizer, scheduler and random state; a killed run continues 
 the same order of data.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +22,11 @@ from surgr1.training.stage import (
     TrainResult,
     append_row,
     common_arguments,
+    continued,
     last_checkpoint,
     named_errors,
     processes,
-    save_whole,
+    save_final,
 )
 
 
@@ -88,7 +88,7 @@ def run_sft(
     from surgr1.training.shared_prefix import install
     from surgr1.training.watch import watch
 
-    rank, world = processes()
+    world = processes()[1]
     if stage.accumulation % world:
         raise TrainingError(
             f"accumulation {stage.accumulation} cannot be shared by {world} processes; batch_size x"
@@ -158,14 +158,11 @@ def run_sft(
             callbacks=[watcher, stop],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.train(resume_from_checkpoint=continued(trainer, resume))
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r][-5:]
     final = sum(losses) / len(losses)
     target = out / ("model" if stage.full else "adapter")
-    if rank == 0:
-        save_whole(model, target, processor if stage.full else None)
-        shutil.rmtree(out / "checkpoints")
-    trainer.accelerator.wait_for_everyone()
+    save_final(trainer, target, processor if stage.full else None)
     return TrainResult(
         target if stage.full else model_dir, None if stage.full else target, stage.steps, final, log
     )

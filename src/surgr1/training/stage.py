@@ -199,11 +199,38 @@ def check_finite(loss: float, step: int, checkpoints: Path) -> None:
         )
 
 
-def save_whole(model: Any, target: Path, processor: Any = None) -> None:
-    """Write weights (and a processor) so that `target` is the old folder or the whole new one."""
+def continued(trainer: Any, checkpoint: Path | None) -> str | None:
+    """The checkpoint as transformers' Trainer takes it. Raises TrainingError where its optimizer would be
+    left out without a word: it was written by a sharded run, or by one that was not.
+    """
+    if checkpoint is None:
+        return None
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if sharded == (checkpoint / "optimizer.pt").is_file():
+        raise TrainingError(
+            f"{checkpoint}: written by a run that was {'not ' if sharded else ''}sharded (FSDP, DeepSpeed);"
+            " continue it with the launcher that began it, or delete the stage's folder"
+        )
+    return str(checkpoint)
+
+
+def save_final(trainer: Any, target: Path, processor: Any = None) -> None:
+    """Write the trained weights (of a LoRA policy the adapter) and a processor, so that `target` is the old
+    folder or the whole new one; then the checkpoints are gone. All processes call this, the first writes.
+    """
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    if processes()[0] == 0:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_whole(model, target, processor, weights)
+        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def save_whole(model: Any, target: Path, processor: Any = None, weights: Any = None) -> None:
+    """Write a model's weights (its own, or those given) so that `target` is the old folder or the new one."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part, safe_serialization=True)
+    model.save_pretrained(part, safe_serialization=True, state_dict=weights)
     if processor is not None:
         processor.save_pretrained(part)
     shutil.rmtree(target, ignore_errors=True)

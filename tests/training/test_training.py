@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import LoraModel, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -37,6 +38,7 @@ from surgr1.training.data import (
 )
 from surgr1.training.export import export_merged
 from surgr1.training.grpo import (
+    PHASES,
     GRPOStage,
     make_trainer_class,
     prompt_dataset,
@@ -51,10 +53,12 @@ from surgr1.training.lora import (
     check_gradients,
     count_per_tower,
     gradient_norms,
+    merged_weights,
     peft_config,
 )
 from surgr1.training.muon import MuonWithAdamW
 from surgr1.training.objective import entropy_weights, group_advantages, grpo_loss, token_entropy
+from surgr1.training.page import StageLog, phases, read_completions, read_log, write_page
 from surgr1.training.refine import is_hard
 from surgr1.training.rewards import RewardWeights, answer_reward, format_reward, structure_reward, trl_rewards
 from surgr1.training.rollouts import Rollouts, group_shares
@@ -63,6 +67,7 @@ from surgr1.training.shared_prefix import SharedPrefixError, install
 from surgr1.training.stage import TrainingError, last_checkpoint
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_entropy_by_hand() -> None:
@@ -885,6 +890,191 @@ def test_grpo_in_two_processes_gives_the_updates_of_one(
         assert torch.allclose(two[name], value, atol=2e-5), name
     with pytest.raises(TrainingError, match="part of a group"):
         training_config(GRPOStage(steps=1, group_size=16, prompts_per_step=3, micro_batch=32), tmp_path)
+
+
+FSDP2 = """
+# accelerate shards over devices only; here it is told that the two gloo processes are some.
+import runpy, sys
+import accelerate.state as state
+from accelerate.utils import DistributedType
+plain = state.AcceleratorState.__init__
+def init(self, *args, **kwargs):
+    if not state.AcceleratorState._shared_state:
+        state.PartialState(cpu=True)
+        state.PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    plain(self, *args, **kwargs)
+    assert self.distributed_type == DistributedType.FSDP
+state.AcceleratorState.__init__ = init
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture()
+def two_shards(two_processes, tmp_path, monkeypatch) -> str:
+    """A launcher with the settings that recipes/accelerate/fsdp2.yaml hands to accelerate."""
+    config = yaml.safe_load((ROOT / "recipes" / "accelerate" / "fsdp2.yaml").read_text())["fsdp_config"]
+    layers = config.pop("fsdp_transformer_layer_cls_to_wrap")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", layers)
+    for key, value in config.items():
+        monkeypatch.setenv(key.upper(), str(value))
+    (tmp_path / "fsdp2.py").write_text(FSDP2)
+    return f"{two_processes} {tmp_path / 'fsdp2.py'}"
+
+
+def test_two_shards_give_the_updates_of_one(tiny, conversations, tmp_path, two_shards) -> None:
+    stage = SFTStage(steps=4, batch_size=2, accumulation=2, learning_rate=1e-3, lora=Lora(r=4, alpha=8))
+    places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
+    train(stage, **places, out=tmp_path / "two", launcher=two_shards)
+    for name in [k for k in os.environ if k.startswith(("FSDP_", "ACCELERATE_"))]:
+        del os.environ[name]
+    run_sft(stage, **places, out=tmp_path / "one")
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-4)
+    for tower in ("vision", "merger", "language"):
+        key = f"gradient_norm/{tower}"
+        assert losses_of(tmp_path / "two", key) == pytest.approx(losses_of(tmp_path / "one", key), rel=1e-3)
+    one, two = (load_file(tmp_path / k / "adapter" / "adapter_model.safetensors") for k in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, atol=2e-5), name
+
+
+def test_grpo_in_two_shards_gives_the_updates_of_one(answering, conversations, tmp_path, two_shards) -> None:
+    """Rollouts of different lengths included."""
+    model, adapter = answering
+    stage = GRPOStage(
+        steps=2,
+        group_size=2,
+        prompts_per_step=4,
+        micro_batch=4,
+        max_new_tokens=40,
+        temperature=1.7,
+        resample=1,
+        learning_rate=1e-3,
+    )
+    places = {"model_dir": model, "adapter_in": adapter, "conversations": conversations}
+    train(stage, **places, out=tmp_path / "two", launcher=two_shards)
+    for name in [k for k in os.environ if k.startswith(("FSDP_", "ACCELERATE_"))]:
+        del os.environ[name]
+    run_grpo(stage, **places, out=tmp_path / "one")
+    for key in ("completions/mean_length", "reward", "grad_norm"):
+        assert losses_of(tmp_path / "two", key) == pytest.approx(losses_of(tmp_path / "one", key), rel=1e-3)
+    assert max(losses_of(tmp_path / "one", "grad_norm")) > 0
+    one, two = (load_file(tmp_path / k / "adapter" / "adapter_model.safetensors") for k in ("one", "two"))
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, atol=2e-5), name
+
+
+def test_merged_weights_are_the_merged_model_and_leave_the_base(tiny) -> None:
+    """In bfloat16: merging and unmerging in place would move the base a little every time."""
+    model = policy(tiny).to(torch.bfloat16)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    for _ in range(20):
+        found = dict(merged_weights(model))
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    plain = load_model(tiny, dtype="bfloat16")
+    assert found.keys() == dict(plain.named_parameters()).keys()
+    wanted = dict(policy(tiny).merge_and_unload().named_parameters())
+    moved = 0
+    for name, value in found.items():
+        assert value.dtype == torch.bfloat16 and torch.allclose(value.float(), wanted[name], atol=2e-2), name
+        moved += not torch.equal(value, plain.get_parameter(name))
+    assert moved > 10
+
+
+def test_a_checkpoint_that_changed_is_dropped(tiny, conversations, tmp_path) -> None:
+    """One flipped byte, one file cut short: the checkpoint before is the last good one."""
+    stage = SFTStage(steps=7, batch_size=4, lora=Lora(r=4, alpha=8), save_steps=2)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, total: int) -> None:
+        if step == 5:
+            raise Killed
+
+    places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
+    with pytest.raises(Killed):
+        run_sft(stage, **places, out=tmp_path, progress=kill)
+    folder = tmp_path / "checkpoints"
+    assert last_checkpoint(folder).name == "checkpoint-4"
+    path = folder / "checkpoint-4" / "optimizer.pt"
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+    assert last_checkpoint(folder).name == "checkpoint-2" and not (folder / "checkpoint-4").exists()
+    path = folder / "checkpoint-2" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    assert last_checkpoint(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "x"), "the disk is full; free some space"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of device memory.*lower batch_size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "fewer `workers`"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory.*lower"),
+    ],
+)
+def test_what_long_runs_die_of_is_named(tiny, conversations, tmp_path, error, message) -> None:
+    """With what to do and the checkpoint it goes on from."""
+
+    def die(step: int, total: int) -> None:
+        if step == 3:
+            raise error
+
+    stage = SFTStage(steps=5, batch_size=4, lora=Lora(r=4, alpha=8), save_steps=2)
+    places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
+    with pytest.raises(TrainingError, match=message) as caught:
+        run_sft(stage, **places, out=tmp_path, progress=die)
+    assert str(tmp_path / "checkpoints" / "checkpoint-2") in str(caught.value)
+
+
+def test_pictures_made_by_workers_train_alike(tiny, conversations, tmp_path) -> None:
+    places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
+    found = []
+    for workers in (0, 2):
+        stage = SFTStage(steps=3, batch_size=4, lora=Lora(r=4, alpha=8), workers=workers)
+        found.append(run_sft(stage, **places, out=tmp_path / str(workers)).final_loss)
+    assert found[0] == found[1]
+
+
+def test_the_training_page_shades_tokens_by_weight(answering, conversations, tmp_path) -> None:
+    model, adapter = answering
+    stage = GRPOStage(steps=2, group_size=2, prompts_per_step=2, micro_batch=4, max_new_tokens=30)
+    said: list[str] = []
+    run_grpo(
+        stage,
+        model_dir=model,
+        adapter_in=adapter,
+        conversations=conversations,
+        out=tmp_path / "grpo",
+        say=said.append,
+        tracking="tensorboard",
+    )
+    assert len(said) == 2 and "reward" in said[0] and "s/step" in said[0]
+    assert list((tmp_path / "grpo" / "tensorboard").glob("events.*"))
+    kept = read_completions(tmp_path / "grpo" / "completions")
+    assert [c["step"] for c in kept] == [1, 1, 2, 2]
+    for c in kept:
+        assert "".join(c["tokens"]).startswith(c["text"])
+        assert len(c["tokens"]) == len(c["weights"]) == len(c["entropies"]) == len(c["logps"])
+        # Eq. 6: the weights of a completion have mean 1.
+        assert sum(c["weights"]) / len(c["weights"]) == pytest.approx(1, rel=1e-3)
+        wanted = entropy_weights(torch.tensor([c["entropies"]]), torch.ones(1, len(c["tokens"])), stage.tau)
+        assert torch.allclose(torch.tensor([c["weights"]]), wanted, atol=1e-4)
+    rows = read_log(tmp_path / "grpo" / "log.jsonl")
+    spent = phases(rows)
+    assert set(spent) == set(PHASES) and min(spent.values()) >= 0 and spent["rollouts"] > 0
+    assert sum(spent.values()) == pytest.approx(rows[1]["seconds/step"], rel=0.2)
+    page = write_page(
+        "a <run>", [StageLog("Stage 3", tmp_path / "grpo")], tmp_path / "t.html", simulated=True
+    )
+    text = page.read_text()
+    assert "SIMULATED DATA" in text and "not for clinical use" in text and "a &lt;run&gt;" in text
+    assert text.count('class="tokens"') == len(kept) and "entropy (nats)" in text
 
 
 def test_muon_moves_matrices_and_adamw_the_rest_at_the_scheduled_rate() -> None:

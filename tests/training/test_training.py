@@ -374,6 +374,43 @@ def test_shared_prefixes_give_the_loss_and_gradients_of_separate_rows(
     assert ours[3] == sum(patches[rows.index(r)] for r in set(rows)), "the encoder must see a picture once"
 
 
+def test_old_and_reference_log_probs_share_prefixes_too(tiny, conversations, tmp_path) -> None:
+    """Computed while generating, where TRL would ask for them: off-policy steps, beta > 0."""
+    rows = list(prompt_dataset(conversations))
+    found = []
+    for shared in (False, True):
+        trainer = trainer_for(tiny, conversations, tmp_path, shared_prefix=shared)
+        trainer.model.train()
+        # Two steps of updates per generation; the reference is the base without its adapter.
+        trainer.args.steps_per_generation, trainer.beta = 2, 0.1
+        batch = trainer._generate_and_score_completions([rows[k] for k in (0, 0, 1, 1)])
+        mask = batch["completion_mask"]
+        found.append([batch[f"{k}_per_token_logps"] * mask for k in ("old", "ref")])
+    for plain, ours in zip(*found, strict=True):
+        assert torch.allclose(plain, ours, atol=1e-5)
+    old, reference = found[1]
+    assert not torch.allclose(old, reference, atol=1e-2), "the adapter must matter in this test"
+
+
+def test_shared_prefixes_in_bfloat16_stay_within_its_noise(tiny, conversations, tmp_path) -> None:
+    """Both paths against the float32 gradient: sharing may not add to what rounding does to the plain one."""
+    batch = with_own_completions(grpo_batch(tiny, conversations, [0, 1, 0, 1, 1, 3]))
+
+    def gradient(shared: bool, dtype: str):
+        trainer = trainer_for(tiny, conversations, tmp_path, tau=0.5, shared_prefix=shared, dtype=dtype)
+        trainer.current_gradient_accumulation_steps = 1
+        for parameter in trainer.model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(getattr(torch, dtype))
+        trainer.model.train()
+        trainer._compute_loss(trainer.model, batch).backward()
+        return gradients(trainer.model).double()
+
+    exact = gradient(False, "float32")
+    noise, ours = ((gradient(s, "bfloat16") - exact).norm() / exact.norm() for s in (False, True))
+    assert 1e-4 < noise < 0.2 and ours < 1.5 * noise
+
+
 def test_rollouts_prefill_and_preprocess_once_per_prompt(tiny, conversations, tmp_path, monkeypatch) -> None:
     """Counted against TRL's own trainer: 1 preprocessing per prompt against 2G, 1 pass of the encoder against
     G.

@@ -61,6 +61,7 @@ class VLLMEngine:
             ) from error
         import torch
 
+        on_device = torch.cuda.is_available()
         launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
         try:
             self._llm = LLM(
@@ -69,8 +70,10 @@ class VLLMEngine:
                 gpu_memory_utilization=memory,
                 max_model_len=max_model_len,
                 limit_mm_per_prompt={"image": 1, "video": 0},
-                # Graphs are captured on devices only.
-                enforce_eager=not torch.cuda.is_available(),
+                # Graphs are captured on devices only, and only their random generators can be turned back
+                # after a prefill in pieces.
+                enforce_eager=not on_device,
+                enable_chunked_prefill=on_device,
                 # Log-probabilities of the distribution that is drawn from, temperature included.
                 logprobs_mode="processed_logprobs",
                 # One engine per training process, each with the whole model.

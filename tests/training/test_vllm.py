@@ -24,6 +24,7 @@ from surgr1.engines.vllm_engine import VLLMEngine, VLLMError
 from surgr1.engines.vllm_server import VLLMServer
 from surgr1.synthesis.conversations import read_conversations
 from surgr1.training.grpo import GRPOStage, run_grpo
+from surgr1.training.launch import train
 from surgr1.training.loading import load_model, load_processor
 from surgr1.training.lora import Lora, merged_weights, peft_config
 from surgr1.training.nano import NanoConfig, build_nano
@@ -172,6 +173,34 @@ def test_grpo_samples_from_vllm_beside_the_trainer(model_dir, conversations, tmp
     assert [r["step"] for r in rows] == [1, 2, 3] and max(r["gap/mean"] for r in rows) < 5e-3
     assert sum(r["grad_norm"] for r in rows) > 0, rows
     assert all(r["seconds/sync"] > 0 for r in rows)
+
+
+def test_vllm_beside_each_of_two_trainers_gives_the_updates_of_one(
+    model_dir, conversations, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    policy(model_dir, 0.0).save_pretrained(tmp_path / "adapter")
+    stage = GRPOStage(
+        steps=3,
+        group_size=4,
+        prompts_per_step=2,
+        micro_batch=4,
+        max_new_tokens=40,
+        temperature=1.6,
+        learning_rate=3e-3,
+        rollouts=Rollouts(engine="vllm", max_gap=5e-3),
+    )
+    places = {"model_dir": model_dir, "adapter_in": tmp_path / "adapter", "conversations": conversations}
+    two = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 --standalone"
+    found = [
+        train(stage, **places, out=tmp_path / name, launcher=launcher)
+        for name, launcher in (("1", ""), ("2", two))
+    ]
+    logs = [[json.loads(x) for x in f.log.read_text().splitlines()] for f in found]
+    for key in ("reward", "completions/mean_length", "grad_norm"):
+        one, both = ([r[key] for r in rows] for rows in logs)
+        assert both == pytest.approx(one, rel=1e-3), key
+    assert max(r["grad_norm"] for r in logs[0]) > 0
 
 
 def healthy(url: str) -> bool:

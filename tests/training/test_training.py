@@ -7,6 +7,8 @@ import math
 import os
 import signal
 import sys
+import threading
+import time
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -717,7 +719,7 @@ def test_recomputation_and_a_bfloat16_base_teach_every_adapter(tiny, conversatio
         )
         row = json.loads(result.log.read_text().splitlines()[-1])
         norms = [row[f"gradient_norm/{t}"] for t in ("vision", "merger", "language")]
-        assert min(norms) > 0
+        assert min(norms) > 0 and math.hypot(*norms) == pytest.approx(row["grad_norm"], rel=1e-3)
         weights[checkpointing] = load_file(result.adapter_dir / "adapter_model.safetensors")
     for name, value in weights[False].items():
         assert value.dtype == torch.float32
@@ -872,6 +874,28 @@ def test_two_processes_give_the_updates_of_one(tiny, conversations, tmp_path, tw
     for name, value in whole.items():
         assert torch.allclose(two[name], value, atol=2e-5), name
         assert torch.allclose(cut[name], value, atol=2e-5), name
+
+
+def test_sigterm_reaches_the_processes_of_a_launcher(tiny, conversations, tmp_path, two_processes) -> None:
+    """They finish the step and write a checkpoint."""
+    stage = SFTStage(
+        steps=400, batch_size=1, accumulation=2, learning_rate=1e-4, lora=Lora(r=4, alpha=8), save_steps=1000
+    )
+    places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
+    log = tmp_path / "log.jsonl"
+
+    def terminate() -> None:
+        while not log.is_file() or '"step": 20' not in log.read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate, daemon=True)
+    thread.start()
+    with pytest.raises(Stopped, match="run the same command again"):
+        train(stage, **places, out=tmp_path, launcher=two_processes)
+    found = last_checkpoint(tmp_path / "checkpoints")
+    assert found is not None and 20 <= int(found.name.rpartition("-")[2]) < 400
+    assert not (tmp_path / "adapter").exists()
 
 
 DIES = """

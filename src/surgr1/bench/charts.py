@@ -76,8 +76,8 @@ def line(points: Sequence[tuple[float, float]], *, title: str) -> str:
         for x, y in points
     )
     return (
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 300 130" class="chart line"><text x="36"'
-        f' y="12">{escape(title)}</text><path d="M36 18V106H290" class="axis"/><polyline'
+        f'<svg role="img" aria-label="{escape(title)}" viewBox="-16 0 316 130" class="chart line">'
+        f'<text x="36" y="12">{escape(title)}</text><path d="M36 18V106H290" class="axis"/><polyline'
         f' points="{coordinates}" fill="none" stroke="{PALETTE[1]}" stroke-width="1.6"/><text x="32" y="24"'
         f' text-anchor="end" class="tick">{high:.3g}</text><text x="32" y="106" text-anchor="end"'
         f' class="tick">{low:.3g}</text><text x="290" y="120" text-anchor="end" class="tick">step'

@@ -63,9 +63,13 @@ def train(
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         status = process.wait()
+    except KeyboardInterrupt:
+        # The launcher ends its processes before itself.
+        process.terminate()
+        process.wait()
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
-        process.kill()
     if result.is_file():
         found = TrainResult(**json.loads(result.read_text(encoding="utf-8")))
         return replace(

@@ -97,7 +97,9 @@ def _facts(rows: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]
 def _lines(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[Any]:
     from markupsafe import Markup
 
-    return [Markup(p) for name, points in curves.items() if (p := charts.line(points, title=name))]
+    # What is zero throughout (nothing is clipped on-policy) only takes room.
+    told = {name: points for name, points in curves.items() if any(y for _, y in points)}
+    return [Markup(p) for name, points in told.items() if (p := charts.line(points, title=name))]
 
 
 def _over_positions(values: Sequence[Sequence[float]]) -> list[tuple[float, float]]:

@@ -54,8 +54,8 @@ class Sampler(Protocol):
 def open_sampler(
     settings: Rollouts, model_dir: Path, processor: Any, *, dtype: Dtype, max_model_len: int
 ) -> Sampler | None:
-    """The sampler, None where the policy samples itself. Of several processes only the first asks a server's
-    weights to be replaced. Raises VLLMError.
+    """The sampler, None where the policy samples itself. Raises VLLMError, and TrainingError where several
+    processes would share one server.
     """
     if settings.engine == "transformers":
         return None

@@ -2,6 +2,7 @@
 checkpoints.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,8 +10,6 @@ from typing import Any
 
 from surgr1.training.lora import check_gradients, gradient_norms
 from surgr1.training.stage import Progress, Say, append_row, check_finite, processes, seal
-
-Row = dict[str, Any]
 
 
 def watch(
@@ -36,7 +35,7 @@ def watch(
             if state.global_step == 0 and prove:
                 check_gradients(model)
             if (state.global_step + 1) % args.logging_steps == 0:
-                self.norms = {f"gradient_norm/{t}": n for t, n in gradient_norms(model).items()}
+                self.norms = gradient_norms(model)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if not logs or "loss" not in logs:
@@ -45,7 +44,10 @@ def watch(
             now = time.perf_counter()
             seconds, self.since = (now - self.since) / args.logging_steps, now
             numbers = {k: v for k, v in logs.items() if isinstance(v, int | float)}
-            row = {"step": state.global_step, **numbers, **self.norms, "seconds/step": seconds}
+            # They were taken after clipping, which scales all alike; `grad_norm` is that of before.
+            scale = logs["grad_norm"] / (math.hypot(*self.norms.values()) or 1.0)
+            towers = {f"gradient_norm/{t}": n * scale for t, n in self.norms.items()}
+            row = {"step": state.global_step, **numbers, **towers, "seconds/step": seconds}
             append_row(out / "log.jsonl", row)
             if say and processes()[0] == 0:
                 say(f"step {state.global_step}/{state.max_steps}  {describe(row)}  {seconds:.2f} s/step")

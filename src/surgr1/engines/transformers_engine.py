@@ -150,6 +150,10 @@ class TransformersEngine:
         self._batch_size = batch_size
         self.model = model_id
 
+    def close(self) -> None:
+        """Let go of the model."""
+        del self._model
+
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[Request, list[Completion]]]:

@@ -62,7 +62,6 @@ class VLLMEngine:
         import torch
 
         on_device = torch.cuda.is_available()
-        launched = int(os.environ.get("WORLD_SIZE", 1)) > 1
         try:
             self._llm = LLM(
                 model=str(model_dir),
@@ -77,7 +76,7 @@ class VLLMEngine:
                 # Log-probabilities of the distribution that is drawn from, temperature included.
                 logprobs_mode="processed_logprobs",
                 # One engine per training process, each with the whole model.
-                distributed_executor_backend="external_launcher" if launched else None,
+                distributed_executor_backend="external_launcher" if _launched() else None,
                 seed=0,
             )
         except (ValueError, RuntimeError, OSError) as error:
@@ -150,7 +149,14 @@ class VLLMEngine:
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
-        cleanup_dist_env_and_memory()
+        if not _launched():
+            # Of several processes the group that this would end is the trainer's.
+            cleanup_dist_env_and_memory()
+
+
+def _launched() -> bool:
+    """Whether torchrun or accelerate started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def seed_of(sampling: Sampling, prompt: Prompt) -> int:

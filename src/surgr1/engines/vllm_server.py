@@ -57,6 +57,11 @@ class VLLMServer:
         """`sampling.n` completions for every prompt, drawn as `VLLMEngine.sample` draws them."""
         return list(self._pool.map(lambda prompt: self._ask(prompt, sampling), prompts))
 
+    def close(self) -> None:
+        """End the connections."""
+        self._pool.shutdown()
+        self._client.close()
+
     def _ask(self, prompt: Prompt, sampling: Sampling) -> list[Sampled]:
         check_policy(prompt.policy, self._base_url)
         content: list[dict[str, Any]] = []

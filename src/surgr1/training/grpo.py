@@ -259,16 +259,19 @@ def make_trainer_class() -> type:
             rows, found = list(rows), self._sample(rows)
             first, replaced = self.accelerator.process_index * len(rows), 0
             for attempt in range(self.stage.resample):
-                mixed = [is_mixed(self._right(row, group)) for row, group in zip(rows, found, strict=True)]
                 # The groups of all processes, so that their number does not change the draw.
-                step = gather_object([(r["sample_id"], m) for r, m in zip(rows, mixed, strict=True)])
+                step = gather_object(
+                    [
+                        (row["sample_id"], is_mixed(self._right(row, group)))
+                        for row, group in zip(rows, found, strict=True)
+                    ]
+                )
                 seed = (self.stage.seed, self.state.global_step, attempt)
                 order = np.random.default_rng(seed).permutation(len(self._names)).tolist()
                 taken = {name for name, _ in step}
                 fresh = (k for k in order if self._names[k] not in taken)
-                drawn = dict(
-                    zip((at for at, (_, mixed) in enumerate(step) if not mixed), fresh, strict=False)
-                )
+                dead = [at for at, (_, alive) in enumerate(step) if not alive]
+                drawn = dict(zip(dead, fresh, strict=False))
                 mine = [k for k in range(len(rows)) if first + k in drawn]
                 replaced += len(drawn)
                 for k in mine:
@@ -490,29 +493,34 @@ def run_grpo(
     ).prompt_lengths
     watcher = watch(model, out, prove=False, describe=_line, progress=progress, say=say)
     remedy = "lower micro_batch, or rollouts.memory where vLLM shares the device"
-    with stop_on_sigterm(stage.steps) as stop, named_errors(out / "checkpoints", remedy):
-        trainer = make_trainer_class()(
-            model=model,
-            reward_funcs=trl_rewards(),
-            args=training_config(stage, out, tracking),
-            train_dataset=prompts,
-            processing_class=processor,
-            callbacks=[watcher, stop],
-            stage=stage,
-            sampler=open_sampler(
-                stage.rollouts,
-                model_dir,
-                processor,
-                dtype=stage.dtype,
-                max_model_len=max(lengths) + stage.max_new_tokens,
-            ),
-            completions=out / "completions",
-        )
-        trainer.remove_callback(PrinterCallback)
-        resume = last_checkpoint(out / "checkpoints")
-        trainer.train(resume_from_checkpoint=continued(trainer, resume))
+    sampler = open_sampler(
+        stage.rollouts,
+        model_dir,
+        processor,
+        dtype=stage.dtype,
+        max_model_len=max(lengths) + stage.max_new_tokens,
+    )
+    try:
+        with stop_on_sigterm(stage.steps) as stop, named_errors(out / "checkpoints", remedy):
+            trainer = make_trainer_class()(
+                model=model,
+                reward_funcs=trl_rewards(),
+                args=training_config(stage, out, tracking),
+                train_dataset=prompts,
+                processing_class=processor,
+                callbacks=[watcher, stop],
+                stage=stage,
+                sampler=sampler,
+                completions=out / "completions",
+            )
+            trainer.remove_callback(PrinterCallback)
+            resume = last_checkpoint(out / "checkpoints")
+            trainer.train(resume_from_checkpoint=continued(trainer, resume))
+        save_final(trainer, out / "adapter")
+    finally:
+        if sampler is not None:
+            sampler.close()
     rewards = [r["reward"] for r in trainer.state.log_history if "reward" in r][-5:]
-    save_final(trainer, out / "adapter")
     return TrainResult(
         model_dir, out / "adapter", stage.steps, sum(rewards) / max(1, len(rewards)), out / "log.jsonl"
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from surgr1.ontology.errors import Stopped, SurgR1Error
 from surgr1.training.grpo import GRPOStage, run_grpo
+from surgr1.training.loading import release_memory
 from surgr1.training.sft import SFTStage, run_sft
 from surgr1.training.stage import Progress, Say, Tracking, TrainingError, TrainResult, processes
 
@@ -41,10 +42,12 @@ def train(
         "out": out,
     }
     if not launcher:
-        return _run(stage, places, progress=progress, say=say, tracking=tracking)
+        result = _run(stage, places, progress=progress, say=say, tracking=tracking)
+        release_memory()
+        return result
     out.mkdir(parents=True, exist_ok=True)
-    job, result = out / "job.json", out / "result.json"
-    result.unlink(missing_ok=True)
+    job, written = out / "job.json", out / "result.json"
+    written.unlink(missing_ok=True)
     body = {"kind": type(stage).__name__, "stage": stage.model_dump(mode="json"), "tracking": tracking}
     job.write_text(json.dumps(body | {"places": places}, default=str), encoding="utf-8")
     # The module's file, not `-m`: every launcher takes a script.
@@ -70,8 +73,8 @@ def train(
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    if result.is_file():
-        found = TrainResult(**json.loads(result.read_text(encoding="utf-8")))
+    if written.is_file():
+        found = TrainResult(**json.loads(written.read_text(encoding="utf-8")))
         return replace(
             found,
             model_dir=Path(found.model_dir),

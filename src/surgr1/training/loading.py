@@ -1,5 +1,6 @@
 """Load a model folder and its processor: local files, safetensors only, no remote code."""
 
+import gc
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ def best_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def release_memory() -> None:
+    """Give a device back what models of this process no longer need: the next one may be vLLM, which takes
+    its share at once.
+    """
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def load_processor(model_dir: Path) -> Any:

@@ -8,8 +8,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from surgr1.engines.transformers_engine import TransformersEngine
 from surgr1.engines.types import Engine
-from surgr1.training.loading import best_device, fingerprint, load_model, load_processor
+from surgr1.engines.vllm_engine import VLLMEngine
+from surgr1.training.loading import best_device, fingerprint, load_model, load_processor, release_memory
 from surgr1.training.lora import merged_weights
 from surgr1.training.stage import Dtype
 
@@ -49,21 +51,18 @@ def open_policy(
     try:
         yield engine
     finally:
-        close = getattr(engine, "close", None)
-        if close is not None:
-            close()
+        engine.close()
+        release_memory()
 
 
-def _build(base: Path, adapter: Path | None, generation: Generation, dtype: Dtype) -> Engine:
+def _build(
+    base: Path, adapter: Path | None, generation: Generation, dtype: Dtype
+) -> TransformersEngine | VLLMEngine:
     processor, model_id = load_processor(base), fingerprint(base, adapter)
     if generation.engine == "vllm":
-        from surgr1.engines.vllm_engine import VLLMEngine
-
         engine = VLLMEngine(base, processor, model_id=model_id, dtype=dtype, memory=generation.memory)
         if adapter is not None:
             engine.load(merged_weights(load_model(base, adapter_dir=adapter, dtype=dtype)))
         return engine
-    from surgr1.engines.transformers_engine import TransformersEngine
-
     model = load_model(base, adapter_dir=adapter, dtype=dtype, device=best_device())
     return TransformersEngine(model, processor, model_id=model_id, batch_size=generation.batch_size)

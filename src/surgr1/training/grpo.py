@@ -493,6 +493,8 @@ def run_grpo(
     ).prompt_lengths
     watcher = watch(model, out, prove=False, describe=_line, progress=progress, say=say)
     remedy = "lower micro_batch, or rollouts.memory where vLLM shares the device"
+    # First the configuration, which brings the processes together: vLLM starts among them.
+    arguments = training_config(stage, out, tracking)
     sampler = open_sampler(
         stage.rollouts,
         model_dir,
@@ -505,7 +507,7 @@ def run_grpo(
             trainer = make_trainer_class()(
                 model=model,
                 reward_funcs=trl_rewards(),
-                args=training_config(stage, out, tracking),
+                args=arguments,
                 train_dataset=prompts,
                 processing_class=processor,
                 callbacks=[watcher, stop],

@@ -227,6 +227,15 @@ def test_lora_reaches_every_tower_and_a_dead_adapter_is_refused(tiny, conversati
         check_gradients(model)
 
 
+def test_a_merger_may_stay_frozen(tiny, conversations, tmp_path) -> None:
+    stage = SFTStage(steps=2, batch_size=4, lora=Lora(r=4, alpha=8, merger=False))
+    found = run_sft(stage, model_dir=tiny, adapter_in=None, conversations=conversations, out=tmp_path)
+    trainable = json.loads(found.log.read_text().splitlines()[0])["trainable"]
+    assert trainable["merger"] == 0 and min(trainable["vision"], trainable["language"]) > 0
+    weights = load_file(found.adapter_dir / "adapter_model.safetensors")
+    assert weights and not any("merger" in name for name in weights)
+
+
 def trainer_for(tiny, conversations, out, **changes):
     stage = GRPOStage(steps=1, group_size=2, prompts_per_step=2, micro_batch=4, max_new_tokens=16, **changes)
     return make_trainer_class()(

@@ -35,17 +35,19 @@ class Lora(BaseModel):
     r: int = Field(32, ge=1)
     alpha: int = Field(64, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    merger: bool = True
+    """Whether the merger between the towers is adapted too; else it stays frozen."""
 
 
 def peft_config(lora: Lora) -> Any:
-    """The PEFT configuration for all three towers."""
+    """The PEFT configuration for the towers, with or without the merger."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="|".join(f"(?:{p})" for p in TOWERS.values()),
+        target_modules="|".join(f"(?:{p})" for t, p in TOWERS.items() if lora.merger or t != "merger"),
         bias="none",
     )
 
@@ -55,12 +57,14 @@ def _tower(name: str) -> str:
 
 
 def count_per_tower(model: Any) -> dict[str, int]:
-    """Trainable parameters per tower. Raises LoraError when a tower has none."""
+    """Trainable parameters per tower. Raises LoraError when vision encoder or LLM have none; a merger may be
+    frozen.
+    """
     counts: Counter[str] = Counter(dict.fromkeys(TOWERS, 0))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             counts[_tower(name)] += parameter.numel()
-    empty = [t for t, n in counts.items() if n == 0]
+    empty = [t for t, n in counts.items() if n == 0 and t != "merger"]
     if empty:
         raise LoraError(
             f"no trainable parameter in {', '.join(empty)}: the adapter's target names match nothing there"

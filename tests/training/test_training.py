@@ -21,6 +21,7 @@ from peft import LoraModel, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from surgr1.bench.report import read_log
 from surgr1.engines.messages import picture_tokens, rendered
 from surgr1.engines.transformers_engine import OwnNoise, TransformersEngine, sample_branches
 from surgr1.engines.types import Request, Sampling
@@ -60,7 +61,7 @@ from surgr1.training.lora import (
 )
 from surgr1.training.muon import MuonWithAdamW
 from surgr1.training.objective import entropy_weights, group_advantages, grpo_loss, token_entropy
-from surgr1.training.page import StageLog, phases, read_completions, read_log, write_page
+from surgr1.training.page import StageLog, phases, read_completions, write_page
 from surgr1.training.refine import is_hard
 from surgr1.training.rewards import RewardWeights, answer_reward, format_reward, structure_reward, trl_rewards
 from surgr1.training.rollouts import Rollouts, group_shares
@@ -981,24 +982,21 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture()
-def two_shards(two_processes, tmp_path, monkeypatch) -> str:
+def two_shards(two_processes, tmp_path) -> str:
     """A launcher with the settings that recipes/accelerate/fsdp2.yaml hands to accelerate."""
     config = yaml.safe_load((ROOT / "recipes" / "accelerate" / "fsdp2.yaml").read_text())["fsdp_config"]
     layers = config.pop("fsdp_transformer_layer_cls_to_wrap")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", layers)
-    for key, value in config.items():
-        monkeypatch.setenv(key.upper(), str(value))
+    variables = {"ACCELERATE_USE_FSDP": "true", "FSDP_TRANSFORMER_CLS_TO_WRAP": layers}
+    variables |= {key.upper(): value for key, value in config.items()}
     (tmp_path / "fsdp2.py").write_text(FSDP2)
-    return f"{two_processes} {tmp_path / 'fsdp2.py'}"
+    settings = " ".join(f"{key}={value}" for key, value in variables.items())
+    return f"env {settings} {two_processes} {tmp_path / 'fsdp2.py'}"
 
 
 def test_two_shards_give_the_updates_of_one(tiny, conversations, tmp_path, two_shards) -> None:
     stage = SFTStage(steps=4, batch_size=2, accumulation=2, learning_rate=1e-3, lora=Lora(r=4, alpha=8))
     places = {"model_dir": tiny, "adapter_in": None, "conversations": conversations}
     train(stage, **places, out=tmp_path / "two", launcher=two_shards)
-    for name in [k for k in os.environ if k.startswith(("FSDP_", "ACCELERATE_"))]:
-        del os.environ[name]
     run_sft(stage, **places, out=tmp_path / "one")
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-4)
     for tower in ("vision", "merger", "language"):
@@ -1025,8 +1023,6 @@ def test_grpo_in_two_shards_gives_the_updates_of_one(answering, conversations, t
     )
     places = {"model_dir": model, "adapter_in": adapter, "conversations": conversations}
     train(stage, **places, out=tmp_path / "two", launcher=two_shards)
-    for name in [k for k in os.environ if k.startswith(("FSDP_", "ACCELERATE_"))]:
-        del os.environ[name]
     run_grpo(stage, **places, out=tmp_path / "one")
     for key in ("completions/mean_length", "reward", "grad_norm"):
         assert losses_of(tmp_path / "two", key) == pytest.approx(losses_of(tmp_path / "one", key), rel=1e-3)

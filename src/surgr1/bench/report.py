@@ -157,12 +157,18 @@ def _table(run: ReportInput) -> list[dict[str, Any]]:
     return table
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log.jsonl by step: a step run again after a kill counts once, the last time."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [r for _, r in sorted({r["step"]: r for r in rows}.items())]
+
+
 def _curves(run: ReportInput) -> list[dict[str, Any]]:
     found = []
     for stage in run.stages:
         if stage.log is None or not stage.log.is_file():
             continue
-        rows = [json.loads(x) for x in stage.log.read_text(encoding="utf-8").splitlines()]
+        rows = read_log(stage.log)
         plots = [charts.line([(r["step"], r[k]) for r in rows if k in r], title=k) for k in _CURVES]
         plots = [_safe(p) for p in plots if p]
         if plots:

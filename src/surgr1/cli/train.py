@@ -43,7 +43,8 @@ def grpo(
     """
     from rich.table import Table
 
-    from surgr1.training.page import phases, read_log
+    from surgr1.bench.report import read_log
+    from surgr1.training.page import phases
 
     folder = _stage(recipe, out, data, settings, "grpo")
     if profile:

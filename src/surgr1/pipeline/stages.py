@@ -11,7 +11,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -161,10 +161,12 @@ class Run:
         from surgr1.engines.ledger import Ledger, LedgerEngine
         from surgr1.training.policy import open_policy
 
-        recipe, ledger = self.recipe, Ledger(self.folder / "ledger.sqlite")
-        with open_policy(self.base, adapter, recipe.generation, dtype=recipe.model.dtype) as engine:
+        recipe = self.recipe
+        with (
+            closing(Ledger(self.folder / "ledger.sqlite")) as ledger,
+            open_policy(self.base, adapter, recipe.generation, dtype=recipe.model.dtype) as engine,
+        ):
             yield LedgerEngine(engine, ledger)
-        ledger.close()
 
 
 def simulate(run: Run) -> Counts:

@@ -1,7 +1,7 @@
 """One training stage, in this process or in those that a launcher starts (torchrun, accelerate, srun).
 
-`python -m surgr1.training.launch JOB.json` is what a launcher runs in every process, on every node; the
-processes find each other by the variables that it sets. `train` writes the job and waits.
+A launcher runs this file with a job in every process, on every node; the processes find each other by the
+variables that it sets. `train` writes the job and waits.
 """
 
 import json
@@ -9,15 +9,18 @@ import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from surgr1.ontology.errors import Stopped, SurgR1Error
 from surgr1.training.grpo import GRPOStage, run_grpo
 from surgr1.training.loading import release_memory
 from surgr1.training.sft import SFTStage, run_sft
 from surgr1.training.stage import Progress, Say, Tracking, TrainingError, TrainResult, processes
+
+_RESULT = TypeAdapter(TrainResult)
 
 
 def train(
@@ -74,13 +77,7 @@ def train(
     finally:
         signal.signal(signal.SIGTERM, before)
     if written.is_file():
-        found = TrainResult(**json.loads(written.read_text(encoding="utf-8")))
-        return replace(
-            found,
-            model_dir=Path(found.model_dir),
-            adapter_dir=Path(found.adapter_dir) if found.adapter_dir else None,
-            log=Path(found.log),
-        )
+        return _RESULT.validate_json(written.read_bytes())
     if stopped:
         raise Stopped(f"{out.name}: stopped by SIGTERM; run the same command again to continue")
     raise TrainingError(
@@ -103,7 +100,7 @@ def main(job: Path) -> None:
     places = {k: None if v is None else Path(v) for k, v in body["places"].items()}
     result = _run(stage, places, say=lambda line: print(line, flush=True), tracking=body["tracking"])
     if processes()[0] == 0:
-        (job.parent / "result.json").write_text(json.dumps(asdict(result), default=str), encoding="utf-8")
+        (job.parent / "result.json").write_bytes(_RESULT.dump_json(result))
 
 
 if __name__ == "__main__":

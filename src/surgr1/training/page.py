@@ -2,14 +2,13 @@
 goes, entropy and w_t over the positions of completions, completions with their tokens shaded by w_t.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from surgr1.bench import charts
-from surgr1.bench.report import templates
+from surgr1.bench.report import read_log, templates
 from surgr1.training.grpo import PHASES
 
 SHOWN = 8
@@ -37,12 +36,6 @@ def write_page(title: str, stages: Sequence[StageLog], out: Path, *, simulated: 
     part.write_text(page, encoding="utf-8")
     part.replace(out)
     return out
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log.jsonl by step: a step run again after a kill counts once, the last time."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [r for _, r in sorted({r["step"]: r for r in rows}.items())]
 
 
 def phases(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -28,8 +28,9 @@ def watch(
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
-        norms: dict[str, float] = {}  # noqa: RUF012
-        since = time.perf_counter()
+        def __init__(self) -> None:
+            self.norms: dict[str, float] = {}
+            self.since = time.perf_counter()
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 0 and prove:

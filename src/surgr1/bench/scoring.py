@@ -1,288 +1,348 @@
-"""Predictions to scores: every metric with its floor, its video-clustered bootstrap interval and its strict
-N.
+"""Predictions to scores: every metric of every card with its floor, its video-clustered interval, its strict
+N and the stamp that says what it may be compared with.
 
-`scores.json`:
-    {"stage", "draws", "seed", "predictions", "valid_format",
-     "cards": [{"id", "title", "dataset", "group", "primary", "n", "videos", "metrics": {name: {"value",
-     "low", "high"}}, "floor", "chance", "lift",
-                "outcomes": {name: n}, "rungs": {name: n}, "coverage", "answered_only", "valid_format",
-                "labels", "confusion", "warnings"}],
-     "arena": {"public"|"external": {"value", "low", "high", "floor", "lift", "tasks"}}}
-All scores are in percent; `lift`, `coverage` and `valid_format` are shares.
+`score` returns (and `scores.json` holds; percent unless said otherwise)
+    {"name", "model", "draws", "seed", "predictions", "simulated", "final", "valid_format" (share),
+     "warnings",
+     "cards": [{"id", "title", "dataset", "group", "task", "kind", "primary", "n", "videos",
+                "metrics": {name: {"value", "low", "high"}}, "floor", "floors": {name: value}, "chance",
+                "lift" (share), "outcomes": {outcome: n}, "rungs": {rung: n}, "coverage" (share),
+                "answered_only", "sensitivity": {"strict", "repaired", "fuzzy"}, "valid_format" (share),
+                "labels", "confusion" (K x K + 1), "class_counts": {label: n}, "per_video": {video: value},
+                "centres": [{"centre", "seen", "n", "videos", "value", "low", "high"}], "warnings",
+                "stamp": {"protocol", "form", "questions", "frames", "vocabulary"},
+                "asked": {"reasoning", "prompts"}, "usage": `predictions.usage`,
+                "ordered_precision" (boxes: COCO AP "ap", "ap50", "ap75", "low", "high" over orders)}],
+     "arena": {"public"|"external": {"value", "low", "high", "floor", "lift" (share), "tasks", "missing",
+               "renji_triplet_acc"}},
+     "calibration": `calibration` or null, "letters": `predictions.letter_counts`}
+A value that is undefined (a class that never occurs, say) is null.
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from surgr1.bench import metrics as m
-from surgr1.bench.arena import arena, arena_lift, lift
-from surgr1.bench.cards import Card, all_cards
-from surgr1.ontology.vocabularies import triplet_parts, vocabulary
-from surgr1.reasoning.answers import iou, parse_boxes, parse_triplets
-
-Row = Mapping[str, Any]
-Array = NDArray[np.float64]
-MIN_VIDEOS = 6
-
-
-@dataclass(frozen=True)
-class CardStatistics:
-    """A card's rows reduced to additive statistics: `videos` (V, D) in the order of `names`."""
-
-    card: Card
-    scheme: m.Scheme
-    names: tuple[str, ...]
-    videos: Array
-    rows: tuple[Row, ...]
-    labels: tuple[str, ...] = ()
-
-    def point(self, metric: str) -> float:
-        return 100 * float(self.scheme.metrics[metric](self.videos.sum(0)))
-
-    @property
-    def floor(self) -> float:
-        return 100 * float(self.scheme.floors[self.card.primary](self.videos.sum(0)))
-
-    def draws(self, metric: str, weights: Array) -> Array:
-        """The metric on each resampling; `weights` (draws, V) counts how often each video was drawn."""
-        return 100 * self.scheme.metrics[metric](weights @ self.videos)
+from surgr1.bench.arena import PAPER_TASKS, ArenaGroup, arena, arena_lift, arena_paper, lift
+from surgr1.bench.calibration import agreement, calibration
+from surgr1.bench.cards import all_cards, card_of, digest
+from surgr1.bench.metrics import Array, single_class
+from surgr1.bench.predictions import is_final, letter_counts, main_rows, usage
+from surgr1.bench.reduction import CardStatistics, Reading, Row, answered, ordered_precision, reduce_card
+from surgr1.bench.statistics import (
+    DRAWS,
+    Difference,
+    holm,
+    interval,
+    interval_warning,
+    jackknife,
+    paired_difference,
+    resampled_sums,
+    sign_flip_p,
+)
+from surgr1.ontology.errors import SurgR1Error
 
 
-def bootstrap_weights(videos: int, draws: int, seed: int) -> Array:
-    """How often each video is drawn in each resampling with replacement: (draws, videos)."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(videos, np.full(videos, 1 / videos), size=draws).astype(np.float64)
-
-
-def _counts(row: Row) -> bool:
-    """Whether the prediction carries an answer at all (outcome ok or repaired)."""
-    return row["outcome"] in ("ok", "repaired") and row["prediction"] is not None
-
-
-def reduce_card(card: Card, rows: Sequence[Row]) -> CardStatistics:
-    """Statistics per video of one card's predictions."""
-    rows = sorted(rows, key=lambda r: (r["video"], r["frame"], r["focus"], r["sample_id"]))
-    by_video: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_video[row["video"]].append(row)
-    names = tuple(by_video)
-    groups = [by_video[v] for v in names]
-    if card.kind == "label":
-        labels = tuple(rows[0]["options"])
-        index = {x: i for i, x in enumerate(labels)}
-        stats = [
-            m.confusion(
-                [index[r["answer"]] for r in g],
-                [index.get(r["prediction"], -1) if _counts(r) else -1 for r in g],
-                len(labels),
-            ).ravel()
-            for g in groups
-        ]
-        return CardStatistics(
-            card, m.classification(len(labels)), names, np.stack(stats), tuple(rows), labels
-        )
-    if card.kind == "triplets":
-        classes = [triplet_parts(n) for n in vocabulary("cholect50", "triplet").names]
-        truth = {r["sample_id"]: frozenset(parse_triplets(r["answer"])) for r in rows}
-        mode = Counter(truth.values()).most_common(1)[0][0]
-        stats = [
-            m.triplet_statistics(
-                [truth[r["sample_id"]] for r in g],
-                [frozenset(parse_triplets(r["prediction"])) if _counts(r) else None for r in g],
-                classes,
-                mode,
-            )
-            for g in groups
-        ]
-        return CardStatistics(card, m.triplets(len(classes)), names, np.stack(stats), tuple(rows))
-    if card.kind == "cvs":
-        return CardStatistics(card, m.cvs(), names, np.stack([_cvs(g) for g in groups]), tuple(rows))
-    if card.kind == "box":
-        stats = []
-        for g in groups:
-            overlaps = np.asarray(
-                [
-                    (
-                        iou(parse_boxes(r["prediction"])[0], parse_boxes(r["answer"])[0])
-                        if _counts(r) and parse_boxes(r["prediction"])
-                        else 0.0
-                    )
-                    for r in g
-                ]
-            )
-            stats.append(
-                np.asarray([len(g), overlaps.sum(), (overlaps >= 0.5).sum(), (overlaps >= 0.75).sum()])
-            )
-        return CardStatistics(card, m.boxes(), names, np.stack(stats), tuple(rows))
-    common = Counter(r["answer"] for r in rows).most_common(1)[0][0]
-    stats = [
-        np.asarray(
-            [
-                len(g),
-                sum(_counts(r) and r["prediction"] == r["answer"] for r in g),
-                sum(r["answer"] == common for r in g),
-            ],
-            float,
-        )
-        for g in groups
-    ]
-    return CardStatistics(card, m.exact_set(), names, np.stack(stats), tuple(rows))
-
-
-def _cvs(rows: Sequence[Row]) -> Array:
-    """(3, 2, 3) table and the joint counts over frames on which all three criteria were asked."""
-    table = np.zeros((3, 2, 3))
-    frames: defaultdict[int, dict[str, bool]] = defaultdict(dict)
-    for row in rows:
-        truth = int(row["answer"] == "yes")
-        given = {"no": 0, "yes": 1}.get(row["prediction"], 2) if _counts(row) else 2
-        table[["C1", "C2", "C3"].index(row["focus"]), truth, given] += 1
-        frames[row["frame"]][row["focus"]] = given == truth
-    whole = [f for f in frames.values() if len(f) == 3]
-    return np.concatenate([table.ravel(), [sum(all(f.values()) for f in whole), len(whole)]])
+class ScoringError(SurgR1Error):
+    """Rows that cannot be scored or compared."""
 
 
 def reduce_all(rows: Sequence[Row]) -> list[CardStatistics]:
     """Statistics of every card that has predictions."""
-    found = []
-    for card in all_cards():
-        mine = [r for r in rows if card.matches(r["dataset"], r["task"])]
-        if mine:
-            found.append(reduce_card(card, mine))
-    return found
+    by_card: dict[str, list[Row]] = {}
+    for row in rows:
+        card = card_of(row["dataset"], row["task"])
+        if card is not None:
+            by_card.setdefault(card.id, []).append(row)
+    return [reduce_card(c, by_card[c.id]) for c in all_cards() if c.id in by_card]
 
 
-def _interval(values: Array) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def score(
+    rows: Sequence[Row],
+    *,
+    name: str,
+    draws: int = DRAWS,
+    seed: int = 0,
+    seen_centres: Collection[str] | None = None,
+    price: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """Scores of one model's judged rows (`predictions.read_predictions`) in the form of the module docstring.
 
-
-def _card_weights(stats: CardStatistics, draws: int, seed: int) -> Array:
-    """Resamplings of one card's videos. Seeded by the dataset, so that two stages (and two tasks of a
-    dataset) share them.
+    `seen_centres` are the centres that the model was trained on; without them the cards say which hospitals
+    also gave a public set. `price` is US dollars per million tokens in and out. Raises ScoringError when no
+    row belongs to a card.
     """
-    offset = int.from_bytes(stats.card.dataset.encode()[:6], "big") % 100_003
-    return bootstrap_weights(len(stats.names), draws, seed + offset)
-
-
-def score(rows: Sequence[Row], *, stage: str, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Scores of one stage's predictions in the form of the module docstring."""
-    rows = list(rows)
-    cards = reduce_all(rows)
-    body: list[dict[str, Any]] = []
-    sampled: dict[str, dict[str, Array]] = {"public": {}, "external": {}}
+    first = main_rows(rows)
+    cards = reduce_all(first)
+    if not cards:
+        found = sorted({f"{r['dataset']} {r['task']}" for r in first})[:5]
+        raise ScoringError(
+            f"{name}: no row belongs to a task card; found {', '.join(found) or 'no rows'};"
+            " `surgr1 bench tasks` lists the cards"
+        )
+    body = []
+    sampled: dict[ArenaGroup, dict[str, Array]] = {"public": {}, "external": {}}
     for stats in cards:
+        resampled = _resampled(stats, draws, seed)
+        body.append(_card(stats, resampled, seen_centres, price))
         card = stats.card
-        weights = _card_weights(stats, draws, seed)
-        values = {}
-        for name in stats.scheme.metrics:
-            low, high = _interval(stats.draws(name, weights))
-            values[name] = {"value": stats.point(name), "low": low, "high": high}
-        answered = [r for r in stats.rows if _counts(r)]
-        only = reduce_card(card, answered).point(card.primary) if answered else 0.0
-        primary = values[card.primary]["value"]
-        warnings = (
-            [f"{len(stats.names)} videos: the cluster interval is unreliable under {MIN_VIDEOS}"]
-            if len(stats.names) < MIN_VIDEOS
-            else []
-        )
         if card.group != "extra":
-            sampled[card.group][card.id] = stats.draws(card.primary, weights)
-        body.append(
-            {
-                "id": card.id,
-                "title": card.title,
-                "dataset": stats.rows[0]["dataset"],
-                "group": card.group,
-                "primary": card.primary,
-                "n": len(stats.rows),
-                "videos": len(stats.names),
-                "metrics": values,
-                "floor": stats.floor,
-                "lift": lift(primary, stats.floor),
-                "chance": 100 / len(stats.labels) if stats.labels else 50.0 if card.kind == "cvs" else 0.0,
-                "outcomes": dict(Counter(r["outcome"] for r in stats.rows)),
-                "rungs": dict(Counter(r["rung"] or "none" for r in stats.rows)),
-                "coverage": len(answered) / len(stats.rows),
-                "answered_only": only,
-                "valid_format": sum(r["valid_format"] for r in stats.rows) / len(stats.rows),
-                "labels": list(stats.labels),
-                "confusion": (
-                    stats.videos.sum(0).reshape(len(stats.labels), -1).astype(int).tolist()
-                    if stats.labels
-                    else []
-                ),
-                "warnings": warnings,
-            }
-        )
-    arenas = {}
-    for group, draws_by_task in sampled.items():
-        if draws_by_task:
-            values_by_task = {
-                c["id"]: c["metrics"][c["primary"]]["value"] for c in body if c["group"] == group
-            }
-            floors = {c["id"]: c["floor"] for c in body if c["group"] == group}
-            low, high = _interval(np.mean(list(draws_by_task.values()), axis=0))
-            arenas[group] = {
-                "value": arena(values_by_task),
-                "low": low,
-                "high": high,
-                "floor": arena(floors),
-                "lift": arena_lift(values_by_task, floors),
-                "tasks": sorted(values_by_task),
-            }
+            sampled[card.group][card.id] = 100 * stats.scheme.metrics[card.primary](resampled)
+    counted = [r for stats in cards for r in stats.rows]
+    final = is_final(counted)
     return {
-        "stage": stage,
+        "name": name,
+        "model": ", ".join(sorted({r["model"] for r in counted if r["model"]})),
         "draws": draws,
         "seed": seed,
-        "predictions": len(rows),
-        "valid_format": sum(r["valid_format"] for r in rows) / max(1, len(rows)),
+        "predictions": len(counted),
+        "simulated": any(r["dataset"].startswith("sim-") for r in counted),
+        "final": final,
+        "valid_format": sum(r["valid_format"] for r in counted) / len(counted),
+        "warnings": [] if final else ["not final: over 0.5 % of the requests failed; ask again to fill them"],
         "cards": body,
-        "arena": arenas,
+        "arena": {g: _arena(g, body, d) for g, d in sampled.items() if d},
+        "calibration": _calibration(rows),
+        "letters": letter_counts(counted),
     }
 
 
-def compare(
-    before: Sequence[Row], after: Sequence[Row], *, draws: int = 2000, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """Paired differences after - before of every card's primary score and of the Arena Scores, on the same
-    resampled videos.
-
-    Values: {"difference", "low", "high", "p"}; p is two-sided from the bootstrap. Keys are card ids,
-    "arena-public", "arena-external".
+def _resampled(stats: CardStatistics, draws: int, seed: int) -> Array:
+    """Sums of the statistics over each resampling of the card's videos, (draws, D), within centres. Seeded by
+    the dataset, so that two models (and two tasks of a dataset) share them.
     """
-    old = {s.card.id: s for s in reduce_all(before)}
-    found: dict[str, dict[str, float]] = {}
-    sums: dict[str, list[tuple[float, Array]]] = {"public": [], "external": []}
-    for new in reduce_all(after):
-        card = new.card
-        if card.id not in old or old[card.id].names != new.names:
-            continue
-        weights = _card_weights(new, draws, seed)
-        gap = new.draws(card.primary, weights) - old[card.id].draws(card.primary, weights)
-        point = new.point(card.primary) - old[card.id].point(card.primary)
-        found[card.id] = _difference(point, gap)
-        if card.group != "extra":
-            sums[card.group].append((point, gap))
-    for group, parts in sums.items():
-        if parts:
-            found[f"arena-{group}"] = _difference(
-                float(np.mean([p for p, _ in parts])), np.mean([g for _, g in parts], axis=0)
-            )
+    offset = int.from_bytes(stats.card.dataset.encode()[:6], "big") % 100_003
+    return resampled_sums(stats.statistics, draws, seed + offset, stats.centres)
+
+
+def _json(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _bounds(stats: CardStatistics, metric: str, resampled: Array) -> dict[str, float | None]:
+    """Value and interval of one metric, in percent."""
+    function = stats.scheme.metrics[metric]
+    value = stats.value(metric)
+    found = interval(
+        100 * function(resampled), value, 100 * jackknife(stats.statistics, function), stats.centres
+    )
+    return {"value": _json(value), "low": _json(found.low), "high": _json(found.high)}
+
+
+def _card(
+    stats: CardStatistics,
+    resampled: Array,
+    seen_centres: Collection[str] | None,
+    price: tuple[float, float] | None,
+) -> dict[str, Any]:
+    card, rows = stats.card, stats.rows
+    primary, floor = stats.value(card.primary), stats.floor(card.primary) or 0.0
+    given = [r for r in rows if answered(r)]
+    only = reduce_card(card, given).value(card.primary) if given else 0.0
+    chance = stats.scheme.chance.get(card.primary)
+    total = stats.statistics.sum(0)
+    warning = interval_warning(len(stats.videos), stats.resampled)
+    warnings = [warning] if warning else []
+    if card.kind == "cvs" and (alone := single_class(total)):
+        warnings.append(f"{', '.join(alone)}: frames of one class only, left out of the macro averages")
+    single = stats.scheme.metrics[card.primary](stats.statistics)
+    table = card.kind in ("label", "text") and card.labels
+    confusion = (
+        total[: len(card.labels) * (len(card.labels) + 1)].reshape(len(card.labels), -1)
+        if table
+        else np.zeros((0, 0))
+    )
+    return {
+        "id": card.id,
+        "title": card.title,
+        "dataset": rows[0]["dataset"],
+        "group": card.group,
+        "task": str(card.task),
+        "kind": card.kind,
+        "primary": card.primary,
+        "n": len(rows),
+        "videos": len(stats.videos),
+        "metrics": {name: _bounds(stats, name, resampled) for name in stats.scheme.metrics},
+        "floor": floor,
+        "floors": {name: _json(stats.floor(name) or 0.0) for name in stats.scheme.floors},
+        "chance": 0.0 if chance is None else 100 * float(chance(total)),
+        "lift": lift(primary, floor),
+        "outcomes": dict(Counter(r["outcome"] for r in rows)),
+        "rungs": dict(Counter(r["rung"] or "none" for r in rows)),
+        "coverage": len(given) / len(rows),
+        "answered_only": only,
+        "sensitivity": {r: _under(stats, r) for r in ("strict", "repaired", "fuzzy")},
+        "valid_format": sum(r["valid_format"] for r in rows) / len(rows),
+        "labels": list(card.labels) if table else [],
+        "confusion": confusion.astype(int).tolist(),
+        "class_counts": dict(Counter(r["answer"] for r in rows)) if card.kind != "box" else {},
+        "per_video": {v: _json(100 * float(x)) for v, x in zip(stats.videos, single, strict=True)},
+        "centres": _centres(stats, resampled, seen_centres),
+        "warnings": warnings,
+        "stamp": {
+            "protocol": _one({r["protocol"] for r in rows}),
+            "form": _one({r["form"] for r in rows}),
+            "questions": digest(sorted({_question(r) for r in rows})),
+            "frames": digest(sorted([r["dataset"], r["video"], r["frame"], r["focus"]] for r in rows)),
+            "vocabulary": card.vocabulary_hash,
+        },
+        "asked": {
+            "reasoning": _one({"levels" if r["reasoning"] else "answer alone" for r in rows}),
+            "prompts": digest(sorted({r["prompt_sha"] for r in rows})),
+        },
+        "usage": usage(rows, price),
+        "ordered_precision": _ordered(stats),
+    }
+
+
+def _ordered(stats: CardStatistics) -> dict[str, Any] | None:
+    """COCO AP over one order of the pictures and its range over other orders, in percent; boxes only."""
+    if stats.card.kind != "box":
+        return None
+    found = asdict(ordered_precision(stats))
+    return {k: 100 * v if isinstance(v, float) else [100 * x for x in v] for k, v in found.items()}
+
+
+def _one(values: set[str]) -> str:
+    return values.pop() if len(values) == 1 else "mixed"
+
+
+def _question(row: Row) -> str:
+    """What decides whether two rows were asked the same: the wording and the options that stood in it."""
+    offered = row["options"] if row["protocol"] == "options" else []
+    return json.dumps([row["focus"], row["question"], offered, row["letters"]])
+
+
+def _under(stats: CardStatistics, reading: Reading) -> float | None:
+    """The primary score under a reading of the ladder."""
+    touched = {"strict": "repaired", "fuzzy": "oov"}.get(reading)
+    if touched is None or not any(r["outcome"] == touched for r in stats.rows):
+        return _json(stats.value(stats.card.primary))
+    return _json(reduce_card(stats.card, stats.rows, reading).value(stats.card.primary))
+
+
+def _centres(
+    stats: CardStatistics, resampled: Array, seen_centres: Collection[str] | None
+) -> list[dict[str, Any]]:
+    """The primary score of each centre. One centre's interval is the card's own."""
+    card, found = stats.card, []
+    for centre in sorted(set(stats.centres)):
+        mine = np.asarray([c == centre for c in stats.centres])
+        part = stats.statistics[mine]
+        function = stats.scheme.metrics[card.primary]
+        sums = resampled if mine.all() else resampled_sums(part, len(resampled), 0)
+        value = 100 * float(function(part.sum(0)))
+        bounds = interval(100 * function(sums), value)
+        seen = centre in seen_centres if seen_centres is not None else card.seen_centre
+        found.append(
+            {
+                "centre": centre,
+                "seen": seen,
+                "n": sum(r["centre"] == centre for r in stats.rows),
+                "videos": int(mine.sum()),
+                "value": _json(value),
+                "low": _json(bounds.low),
+                "high": _json(bounds.high),
+            }
+        )
     return found
 
 
-def _difference(point: float, gap: Array) -> dict[str, float]:
-    low, high = _interval(gap)
-    p = 2 * min(float((gap <= 0).mean()), float((gap >= 0).mean()))
-    return {"difference": point, "low": low, "high": high, "p": min(1.0, p)}
+def _arena(
+    group: ArenaGroup, cards: Sequence[Mapping[str, Any]], draws: Mapping[str, Array]
+) -> dict[str, Any]:
+    mine = [c for c in cards if c["group"] == group]
+    values = {c["id"]: c["metrics"][c["primary"]]["value"] for c in mine}
+    paper = arena_paper({c["id"]: {k: v["value"] for k, v in c["metrics"].items()} for c in mine}, group)
+    floors = {c["id"]: c["floor"] for c in mine}
+    value = arena(values)
+    bounds = interval(np.mean(list(draws.values()), axis=0), value)
+    return {
+        "value": value,
+        "low": bounds.low,
+        "high": bounds.high,
+        "floor": arena(floors),
+        "lift": arena_lift(values, floors),
+        "tasks": sorted(values),
+        "missing": [t for t in PAPER_TASKS[group] if t not in values],
+        "renji_triplet_acc": paper.renji_triplet_acc,
+    }
+
+
+def _calibration(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """How well the agreement of several completions of a question tells that their majority is right; None
+    where every question was asked once. Boxes are left out: no two are equal.
+    """
+    samples: dict[str, list[Row]] = {}
+    for row in rows:
+        card = card_of(row["dataset"], row["task"])
+        if card is not None and card.kind != "box":
+            samples.setdefault(row["sample_id"], []).append(row)
+    if not any(len(group) > 1 for group in samples.values()):
+        return None
+    confidence: list[float] = []
+    correct: list[bool] = []
+    for group in samples.values():
+        answer, share = agreement([r["prediction"] if answered(r) else None for r in group])
+        confidence.append(share)
+        correct.append(answer == group[0]["answer"])
+    body = asdict(calibration(confidence, correct))
+    return body | {"bins": [{k: _json(v) for k, v in b.items()} for b in body["bins"]]}
+
+
+def compare(
+    before: Sequence[Row], after: Sequence[Row], *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Paired differences after - before, in percent, of every card's primary score and of the Arena Scores,
+    on the same resampled videos.
+
+    Values: {"difference", "low", "high", "p" (two-sided, bootstrap), "p_holm" (adjusted over the cards),
+    "p_sign_flip" (cluster permutation)}; the Arena Scores have only p. Keys are card ids, "arena-public",
+    "arena-external". Cards that only one side has are left out. Raises ScoringError when a card's questions
+    differ.
+    """
+    old = {s.card.id: s for s in reduce_all(main_rows(before))}
+    found: dict[str, dict[str, float]] = {}
+    arenas: dict[str, list[tuple[Array, Array]]] = {"public": [], "external": []}
+    scores: dict[str, list[tuple[float, float]]] = {"public": [], "external": []}
+    for new in reduce_all(main_rows(after)):
+        card = new.card
+        if card.id not in old:
+            continue
+        one = old[card.id]
+        if [r["sample_id"] for r in one.rows] != [r["sample_id"] for r in new.rows]:
+            raise ScoringError(
+                f"{card.id}: the two files answer other questions ({len(one.rows)} and {len(new.rows)} rows);"
+                " a paired comparison needs the same frame list"
+            )
+        metric = new.scheme.metrics[card.primary]
+        first, second = (100 * metric(_resampled(s, draws, seed)) for s in (one, new))
+        points = one.value(card.primary), new.value(card.primary)
+        left_out = (100 * jackknife(one.statistics, metric), 100 * jackknife(new.statistics, metric))
+        gap = paired_difference(first, second, points, left_out, new.centres)
+        found[card.id] = _flat(gap) | {"p_sign_flip": sign_flip_p(one.statistics, new.statistics, metric)}
+        if card.group != "extra":
+            arenas[card.group].append((first, second))
+            scores[card.group].append(points)
+    for card_id, p in holm({k: v["p"] for k, v in found.items()}).items():
+        found[card_id]["p_holm"] = p
+    for group, parts in arenas.items():
+        if parts:
+            a, b = np.mean([[one, two] for one, two in parts], axis=0)
+            was, now = np.mean(scores[group], axis=0)
+            found[f"arena-{group}"] = _flat(paired_difference(a, b, (float(was), float(now))))
+    return found
+
+
+def _flat(gap: Difference) -> dict[str, float]:
+    return {"difference": gap.difference, "low": gap.interval.low, "high": gap.interval.high, "p": gap.p}
 
 
 def write_scores(path: Path, scores: Mapping[str, Any]) -> None:

@@ -34,13 +34,9 @@ Set = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 
 
-def open_recipe(
-    path: Path, out: Path | None, data: list[str] | None, settings: list[str] | None
-) -> tuple[Any, Path]:
-    """The recipe and its run folder."""
-    import yaml
-
-    from surgr1.pipeline.recipe import RecipeError, load_recipe
+def dataset_folders(data: list[str] | None) -> dict[str, Path]:
+    """The folders of `--data DATASET=PATH` options."""
+    from surgr1.pipeline.recipe import RecipeError
 
     folders: dict[str, Path] = {}
     for entry in data or []:
@@ -48,6 +44,18 @@ def open_recipe(
         if not separator or not folder:
             raise RecipeError(f"--data {entry}: expected DATASET=PATH, e.g. --data cholect50=/data/CholecT50")
         folders[name] = Path(folder)
+    return folders
+
+
+def open_recipe(
+    path: Path, out: Path | None, data: list[str] | None, settings: list[str] | None
+) -> tuple[Any, Path]:
+    """The recipe and its run folder."""
+    import yaml
+
+    from surgr1.pipeline.recipe import load_recipe
+
+    folders = dataset_folders(data)
     if out is None:
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))

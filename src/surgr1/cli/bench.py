@@ -1,15 +1,15 @@
 """`surgr1 bench …`: SurgBench."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from surgr1.cli.app import Data, Json, Out, RecipeFile, Set, console, open_recipe, show
+from surgr1.cli.app import Data, Json, Out, RecipeFile, Set, console, dataset_folders, open_recipe, show
 
-app = typer.Typer(no_args_is_help=True, help="SurgBench: predictions and scores.")
+app = typer.Typer(no_args_is_help=True, help="SurgBench: ask models, score answers, compare, report.")
 
 
 @app.command("run")
@@ -34,17 +34,13 @@ def run_bench(
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder")],
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="The table as Markdown")] = False,
 ) -> None:
     """Scores, intervals, floors and N per stage and task of a run.
 
     Example: surgr1 bench report --json runs/demo
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from surgr1.bench.runner import PredictionError
+    from surgr1.bench.predictions import PredictionError
+    from surgr1.bench.report_tables import markdown_table
 
     files = {p.parent.name: p for p in sorted(folder.glob("bench/*/scores.json"))}
     if not files:
@@ -54,44 +50,317 @@ def report(
     if as_json:
         show(scores, True)
         return
-    # Eight columns of intervals do not fit a plain log's 80 characters.
-    wide = Console(width=max(console.width, 60 + 26 * len(order)))
-    look = box.MARKDOWN if markdown else box.HEAVY_HEAD
-    table = Table("task (primary metric)", "N / videos", "floor", *order, box=look)
-    for row in _rows([scores[s] for s in order]):
-        table.add_row(*row)
-    wide.print(table)
+    print(markdown_table(list(scores.values())))
 
 
-def _rows(scores: list[dict[str, Any]]) -> Iterator[list[str]]:
-    """The table of a run's stages: cards, Arena Scores, lifts, share of valid format."""
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """The task cards: what is asked about which frames, how it is scored, where the data may go.
 
-    last = scores[-1]
-    # One video cannot be resampled: its bootstrap has no width and would look like certainty.
-    alone = any(c["videos"] < 2 for c in last["cards"])
+    Example: surgr1 bench tasks --json
+    """
+    from rich.table import Table
 
-    def interval(value: dict[str, float] | None) -> str:
-        if not value:
-            return "-"
-        bounds = "" if alone else f" [{value['low']:.1f}, {value['high']:.1f}]"
-        return f"{value['value']:.1f}{bounds}"
+    from surgr1.bench.cards import all_cards
 
-    for card in last["cards"]:
-        mine = [next((c for c in s["cards"] if c["id"] == card["id"]), None) for s in scores]
-        yield [
-            f"{card['title']} ({card['primary']})",
-            f"{card['n']} / {card['videos']}",
-            f"{card['floor']:.1f}",
-            *[interval(c["metrics"][c["primary"]] if c else None) for c in mine],
-        ]
-    for group, found in last["arena"].items():
-        arenas = [s["arena"][group] for s in scores]
-        yield [f"Arena {group}", "", f"{found['floor']:.1f}", *[interval(a) for a in arenas]]
-        yield [f"lift {group}", "", "", *[f"{a['lift']:.2f}" for a in arenas]]
-    for title, external in (("valid format, public sets", False), ("valid format, external sets", True)):
-        chosen = [[c for c in s["cards"] if (c["group"] == "external") == external] for s in scores]
-        if all(chosen):
-            totals = [sum(c["n"] for c in cards) for cards in chosen]
-            valid = [sum(c["n"] * c["valid_format"] for c in cards) for cards in chosen]
-            shares = [f"{100 * v / n:.1f}" for v, n in zip(valid, totals, strict=True)]
-            yield [title, str(totals[-1]), "", *shares]
+    cards = all_cards()
+    if as_json:
+        hashes = ({"vocabulary": c.vocabulary_hash, "questions": c.question_hash} for c in cards)
+        show([c.model_dump(mode="json") | {"hashes": h} for c, h in zip(cards, hashes, strict=True)], True)
+        return
+    table = Table("card", "group", "task", "labels", "primary", "frames", "policy")
+    for c in cards:
+        table.add_row(
+            c.id,
+            c.group,
+            str(c.task),
+            str(len(c.labels) or "open"),
+            c.primary,
+            f"{c.frames.size or 'all'} of {c.frames.videos}",
+            c.policy,
+        )
+    console.print(table)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """The model cards: the paper's baselines and how each is asked. Facts from memory are marked as recalled.
+
+    Example: surgr1 bench models
+    """
+    from rich.table import Table
+
+    from surgr1.bench.model_cards import load_model_card, model_ids
+
+    cards = [load_model_card(i) for i in model_ids()]
+    if as_json:
+        show([c.model_dump(mode="json") for c in cards], True)
+        return
+    table = Table("card", "printed as", "engine", "weights or API name", "boxes", "published as")
+    for c in cards:
+        where = c.huggingface or c.api_model or str(c.path or "")
+        table.add_row(c.id, c.name, c.engine, where, c.coordinates, c.published.protocol)
+    console.print(table)
+
+
+@app.command()
+def ask(
+    model: Annotated[
+        str | None, typer.Argument(help="A model card's id (`surgr1 bench models`) or a YAML file")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the answers")] = None,
+    data: Data = None,
+    recipe: Annotated[Path | None, typer.Option(help="Ask about the data of a run of this recipe")] = None,
+    run: Annotated[Path | None, typer.Option(help="Ask what this run trained, instead of MODEL")] = None,
+    stage: Annotated[str, typer.Option(help="With --run: base, sft, coldstart, grpo or refine")] = "refine",
+    protocol: Annotated[
+        Literal["open", "options"] | None, typer.Option(help="Instead of the task cards' own")
+    ] = None,
+    shuffle_options: Annotated[
+        int | None, typer.Option(help="Order the options of every question by this seed")
+    ] = None,
+    reasoning: Annotated[
+        bool, typer.Option("--reasoning/--direct", help="Ask for the three levels, or the answer alone")
+    ] = True,
+    thinking: Annotated[
+        bool | None, typer.Option("--thinking/--no-thinking", help="The model's own thinking")
+    ] = None,
+    one_shot: Annotated[bool, typer.Option("--one-shot", help="Show the answer's form first")] = False,
+    native: Annotated[bool, typer.Option("--native", help="The model card's own prompts")] = False,
+    k: Annotated[int, typer.Option("--samples", min=1, help="Answers per question")] = 1,
+    temperature: Annotated[float | None, typer.Option(min=0)] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many questions per card")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask a model the questions of SurgBench. Killed, the same command continues; failed requests are asked
+    again. Data that may not leave goes to no remote endpoint.
+
+    Examples: surgr1 bench ask qwen2.5-vl-7b --data cholect50=/data/CholecT50 --out runs/qwen
+    surgr1 bench ask --run runs/demo --recipe recipes/demo.yaml --out runs/asked
+    """
+    from dataclasses import asdict
+
+    from surgr1.bench.model_cards import load_model_card
+    from surgr1.pipeline import evaluate
+    from surgr1.pipeline.progress import progress_bar
+
+    if (model is None) == (run is None):
+        raise evaluate.EvaluateError("name one of MODEL and --run; `surgr1 bench models` lists the cards")
+    card = load_model_card(model) if model else evaluate.card_of_run(Path(str(run)), stage)
+    samples, roots = _questions(recipe, data, limit, seed)
+    folder = out or Path("runs") / f"asked-{card.id}"
+    with progress_bar(console, f"asking {card.id}") as advance:
+        found = evaluate.ask(
+            samples,
+            roots,
+            card,
+            folder,
+            reasoning=reasoning,
+            protocol=protocol,
+            shuffle_options=shuffle_options,
+            thinking=thinking,
+            one_shot=one_shot,
+            native=native,
+            k=k,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            progress=advance,
+        )
+    if as_json:
+        show(asdict(found), True)
+        return
+    for w in found.withheld:
+        console.print(f"[yellow]not evaluable: policy[/]  {w.dataset}, {w.questions} questions: {w.reason}")
+    console.print(f"{found.rows} answers in {found.predictions}; cost and latency in {found.usage}")
+    if not found.final:
+        console.print(f"[yellow]{found.note}[/]")
+    console.print(f"next: surgr1 bench score {found.predictions}")
+
+
+def _questions(
+    recipe: Path | None, data: list[str] | None, limit: int | None, seed: int
+) -> tuple[list[Any], dict[str, Path]]:
+    """The questions of the task cards about a recipe's built data or about dataset folders, with the folders
+    that their pictures lie in.
+    """
+    from surgr1.pipeline.evaluate import EvaluateError, folder_samples, frame_lists
+    from surgr1.pipeline.stages import Run
+
+    if recipe is not None:
+        loaded, folder = open_recipe(recipe, None, data, None)
+        run = Run(loaded, folder, console)
+        chosen = frame_lists(run.samples, limit=limit or loaded.bench.limit_per_card, seed=loaded.seed)
+        return chosen, {s.dataset: s.root for s in loaded.sources}
+    roots = dataset_folders(data)
+    if not roots:
+        raise EvaluateError("name the data: --data DATASET=PATH (repeatable), or --recipe of a run")
+    return folder_samples(roots, limit=limit, seed=seed), roots
+
+
+@app.command("score")
+def score_predictions(
+    predictions: Annotated[Path, typer.Argument(help="predictions.jsonl (or .parquet)")],
+    as_json: Json = False,
+    name: Annotated[str, typer.Option(help="How the model is called in reports")] = "",
+    draws: Annotated[int, typer.Option(min=10, help="Bootstrap draws")] = 2000,
+    seed: Annotated[int, typer.Option()] = 0,
+    truth: Annotated[
+        Path | None, typer.Option(help="A simulation's truth folder, to check every statement of a trace")
+    ] = None,
+) -> None:
+    """Score a file of predictions alone and write scores.json beside it.
+
+    Example: surgr1 bench score runs/asked/predictions.jsonl --json
+    """
+    from surgr1.bench.report_tables import markdown_table
+    from surgr1.pipeline.measure import measure
+
+    found = measure(
+        predictions, name=name or predictions.resolve().parent.name, draws=draws, seed=seed, truth=truth
+    )
+    if as_json:
+        show(found, True)
+        return
+    print(markdown_table([found]))
+    for card in found["cards"]:
+        for warning in card["warnings"]:
+            console.print(f"[yellow]{card['title']}[/]: {warning}")
+    for warning in found["warnings"]:
+        console.print(f"[yellow]{warning}[/]")
+
+
+@app.command("compare")
+def compare_predictions(
+    before: Annotated[Path, typer.Argument(help="Predictions of one model")],
+    after: Annotated[Path, typer.Argument(help="Predictions of the other on the same questions")],
+    as_json: Json = False,
+    draws: Annotated[int, typer.Option(min=10)] = 2000,
+) -> None:
+    """Paired differences with intervals, p values, and Holm's correction over the tasks.
+
+    Example: surgr1 bench compare runs/a/predictions.jsonl runs/b/predictions.jsonl
+    """
+    from rich.table import Table
+
+    from surgr1.bench.predictions import read_predictions
+    from surgr1.bench.scoring import compare
+
+    found = compare(list(read_predictions(before)), list(read_predictions(after)), draws=draws)
+    if as_json:
+        show(found, True)
+        return
+    table = Table("task", "difference", "95 %", "p", "p, Holm", "p, sign flips")
+    for card, d in found.items():
+        rest = [f"{d[k]:.4f}" if k in d else "" for k in ("p", "p_holm", "p_sign_flip")]
+        table.add_row(card, f"{d['difference']:+.1f}", f"[{d['low']:.1f}, {d['high']:.1f}]", *rest)
+    console.print(table)
+
+
+@app.command()
+def published(
+    check: Annotated[
+        bool, typer.Option("--check", help="Recompute every published Arena number from the stored rows")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """The paper's tables as data, or with --check: claim, reading, value, verdict.
+
+    Example: surgr1 bench published --check
+    """
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from surgr1.bench import published as stored
+
+    if not check:
+        tables = stored.tables()
+        if as_json:
+            show([asdict(t) for t in tables], True)
+            return
+        listing = Table("table", "title", "models", "columns", "source")
+        for t in tables:
+            listing.add_row(t.id, t.title, str(len(t.rows)), ", ".join(c.name for c in t.columns), t.source)
+        console.print(listing)
+        return
+    claims = stored.check()
+    if as_json:
+        show([asdict(c) for c in claims], True)
+        return
+    found = Table("claim", "printed", "value", "verdict", "reading, or why not")
+    for c in claims:
+        value = "-" if c.value is None else f"{c.value:.2f}"
+        found.add_row(c.claim, str(c.printed), value, c.verdict, c.reason or c.reading)
+    console.print(found)
+    counts = Counter(c.verdict for c in claims)
+    console.print(", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+
+
+@app.command("reasoning")
+def check_reasoning(
+    predictions: Annotated[Path, typer.Argument(help="Predictions with reasoning")],
+    truth: Annotated[
+        Path | None, typer.Option(help="A simulation's truth folder, to check every statement exactly")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=10)] = 2000,
+    as_json: Json = False,
+) -> None:
+    """What the reasoning is worth: form, grounding, consistency, right for the wrong reason; on simulated
+    frames the truth of every statement.
+
+    Example: surgr1 bench reasoning runs/demo/bench/refine/predictions.jsonl --truth runs/demo/sim/truth
+    """
+    from surgr1.bench.predictions import PredictionError, read_predictions
+    from surgr1.bench.report_tables import reasoning_table
+    from surgr1.pipeline.measure import reasoning
+
+    found = reasoning(list(read_predictions(predictions)), draws=draws, truth=truth)
+    if not found:
+        raise PredictionError(f"{predictions}: no answer was asked to reason")
+    if as_json:
+        show(found, True)
+        return
+    print(reasoning_table(found))
+
+
+@app.command()
+def page(
+    folders: Annotated[list[Path], typer.Argument(help="Folders with scores.json and predictions.jsonl")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the page")] = Path("runs/page"),
+    title: Annotated[str, typer.Option()] = "SurgBench",
+) -> None:
+    """One page that compares models: leaderboard, radars, every sample; beside it the tables as Markdown, CSV
+    and LaTeX. Works offline from disk.
+
+    Example: surgr1 bench page runs/demo/bench/sft runs/demo/bench/refine --out runs/page
+    """
+    from surgr1.bench.report import model_page
+
+    written = model_page(folders, out, title=title)
+    console.print(f"page: [bold]{written}[/]")
+
+
+@app.command("export")
+def export_tasks(
+    out: Annotated[Path, typer.Option("--out", help="New folder of the lmms-eval tasks")],
+    data: Data = None,
+    recipe: Annotated[Path | None, typer.Option(help="Export the data of a run of this recipe")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many questions per card")] = None,
+    reasoning: Annotated[bool, typer.Option("--reasoning/--direct")] = True,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Write the tasks for lmms-eval (docs/lmms-eval.md). Data that may not leave is refused.
+
+    Example: surgr1 bench export --recipe recipes/demo.yaml --out runs/lmms-tasks
+    """
+    from surgr1.bench.cards import card_of
+    from surgr1.bench.lmms_eval import export
+
+    samples, roots = _questions(recipe, data, limit, seed)
+    asked = [card.asked(s) for s in samples if (card := card_of(s.dataset, s.task)) is not None]
+    images = {s.sample_id: roots[s.dataset] / s.image for s in asked}
+    written = export(asked, images, out, reasoning=reasoning)
+    console.print(f"{len(written)} tasks in {out}")

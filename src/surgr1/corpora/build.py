@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from surgr1.corpora.generic import is_generic, read_description
 from surgr1.corpora.registry import check_isolation
 from surgr1.corpora.schema import Sample, write_samples
 from surgr1.corpora.sources import LabelError, Source, read_source
@@ -77,9 +78,13 @@ def check_root(root: Path) -> dict[str, Any]:
     problems: dict[str, str] = {}
     if not root.is_dir():
         raise LayoutError(f"{root}: no such folder")
-    for layout in LAYOUTS:
+    candidates = {layout: Source(dataset=layout, root=root, role="external") for layout in LAYOUTS}
+    if is_generic(root):
+        name = read_description(root).dataset
+        candidates = {"generic": Source(dataset=name, root=root, format="generic", role="external")}
+    for layout, source in candidates.items():
         try:
-            samples = list(read_source(Source(dataset=layout, root=root, role="external")))
+            samples = list(read_source(source))
         except LayoutError as error:
             problems[layout] = str(error)
         except SurgR1Error as error:

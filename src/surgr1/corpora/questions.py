@@ -4,10 +4,11 @@ lean on one.
 
 import hashlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from surgr1.corpora.registry import canonical_video
-from surgr1.corpora.schema import Box, LabelledBox, Labels, Protocol, Role, Sample
+from surgr1.corpora.schema import Box, LabelledBox, Labels, Policy, Protocol, Role, Sample
 from surgr1.corpora.sources import Source
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
@@ -85,6 +86,8 @@ class Frame:
 
     `frame` is the number in the dataset's own unit, `image` relative to the source's root, `size` (width,
     height) in pixels, `tool_count` the number of instrument instances where the dataset labels instances.
+    `options` are vocabularies by kind that go before the ontology's, `questions` open (question, answer)
+    pairs; `centre`, `policy` and `licence` go before the source's.
     """
 
     def __init__(
@@ -101,8 +104,13 @@ class Frame:
         role: Role,
         centre: str = "",
         tool_count: int | None = None,
+        policy: Policy | None = None,
+        licence: str = "",
+        options: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        questions: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.labels, self.size, self.tool_count = labels, size, tool_count
+        self._options, self._questions = options, questions
         self._options_share = source.options_share
         self._common: dict[str, Any] = {
             "dataset": source.dataset,
@@ -118,9 +126,9 @@ class Frame:
             "labels": labels,
             "split": role,
             "role": role,
-            "policy": source.policy,
+            "policy": policy or source.data_policy,
             # The licence of all five public datasets.
-            "licence": source.licence or "CC BY-NC-SA 4.0",
+            "licence": licence or source.licence or "CC BY-NC-SA 4.0",
         }
         self._dataset, self._procedure = source.dataset, procedure
         self._key = f"{source.dataset}|{video}|{frame}"
@@ -134,7 +142,9 @@ class Frame:
         if task is Task.OVERALL_CVS_ASSESSMENT:
             options = ("achieved", "not achieved")
         kind = _VOCABULARY.get(task)
-        if kind and has_vocabulary(self._dataset, kind):
+        if kind and kind in self._options:
+            options = self._options[kind]
+        elif kind and has_vocabulary(self._dataset, kind):
             options = vocabulary(self._dataset, kind).names
         draw = hashlib.sha256(f"options|{self._key}|{task}|{focus}".encode()).digest()[0] / 256
         offered = 0 < len(options) <= _LISTABLE and draw < self._options_share
@@ -155,7 +165,9 @@ class Frame:
         found: list[Sample] = []
         if labels.tools is not None:
             found.append(self._sample(Task.TOOL_RECOGNITION, ", ".join(labels.tools) or "none"))
-        if labels.tissues is not None and has_vocabulary(self._dataset, "tissue"):
+        if labels.tissues is not None and (
+            "tissue" in self._options or has_vocabulary(self._dataset, "tissue")
+        ):
             found.append(self._sample(Task.TISSUE_RECOGNITION, ", ".join(labels.tissues) or "none"))
         for task, names in (
             (Task.TOOL_LOCALIZATION, labels.tools),
@@ -183,6 +195,8 @@ class Frame:
             found.append(self._sample(Task.PHASE_RECOGNITION, labels.phase))
         if labels.cvs is not None:
             for criterion, met in zip(load_procedure(self._procedure).criteria, labels.cvs, strict=True):
+                if met is None:
+                    continue
                 pick = hashlib.sha256(f"{self._key}|{criterion.id}".encode()).digest()[0] % len(
                     criterion.questions
                 )
@@ -194,9 +208,10 @@ class Frame:
                         criterion.questions[pick],
                     )
                 )
-            found.append(
-                self._sample(Task.OVERALL_CVS_ASSESSMENT, "achieved" if all(labels.cvs) else "not achieved")
-            )
+            if None not in labels.cvs:
+                verdict = "achieved" if all(labels.cvs) else "not achieved"
+                found.append(self._sample(Task.OVERALL_CVS_ASSESSMENT, verdict))
+        found += [self._sample(Task.SURGICAL_VQA, answer, question=q) for q, answer in self._questions]
         return found
 
 

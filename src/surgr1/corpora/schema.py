@@ -16,6 +16,12 @@ Policy = Literal["public", "licence_restricted", "local_only"]
 Protocol = Literal["open", "options"]
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in pixels of the stored image."""
+_STRICTNESS: tuple[Policy, ...] = ("public", "licence_restricted", "local_only")
+
+
+def strictest(*policies: Policy) -> Policy:
+    """The policy that allows least."""
+    return max(policies, key=_STRICTNESS.index)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Labels:
 
     `None` means "this dataset does not label it"; an empty tuple means "labelled: none present". `triplets`
     are (tool, verb, target). `cvs` is (C1, C2, C3) in Endoscapes order: two structures, hepatocystic triangle
-    cleared, cystic plate exposed.
+    cleared, cystic plate exposed; None for a criterion that was not assessed.
     """
 
     tools: tuple[str, ...] | None = None
@@ -44,7 +50,7 @@ class Labels:
     step: str | None = None
     action: str | None = None
     boxes: tuple[LabelledBox, ...] | None = None
-    cvs: tuple[bool, bool, bool] | None = None
+    cvs: tuple[bool | None, bool | None, bool | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from surgr1.corpora.schema import Policy, Role, Sample
 from surgr1.ontology.errors import SurgR1Error
-from surgr1.ontology.vocabularies import layout_of
+from surgr1.ontology.vocabularies import HOSPITALS, layout_of
 
 LAYOUTS = ("cholec80", "cholect50", "endoscapes", "sar-rarp50", "multibypass140")
 
@@ -27,8 +27,10 @@ def listing(root: Path) -> str:
 
 
 class Source(BaseModel):
-    """One dataset folder. `role` forces a role on every video (external sets); without it the official split
-    decides, or the video lists.
+    """One dataset folder, in the dataset's own layout or in the generic one (`corpora.generic`).
+
+    `role` forces a role on every video (external sets); without it the official split decides, or the video
+    lists.
 
     `every` keeps every k-th labelled frame of a video. `split` chooses among a dataset's named splits.
     `train`/`test` list videos explicitly (for pieces of a dataset that no official split covers); videos in
@@ -39,6 +41,7 @@ class Source(BaseModel):
 
     dataset: str
     root: Path
+    format: Literal["native", "generic"] = "native"
     centre: str = ""
     policy: Policy = "licence_restricted"
     licence: str = ""
@@ -52,13 +55,21 @@ class Source(BaseModel):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"no adapter for dataset {self.dataset!r}; layouts: {', '.join(LAYOUTS)}")
+        if self.format == "native" and self.layout not in LAYOUTS:
+            raise ValueError(
+                f"no adapter for dataset {self.dataset!r}; layouts: {', '.join(LAYOUTS)};"
+                " data in the layout of docs/external-data.md needs `format: generic`"
+            )
         return self
 
     @property
     def layout(self) -> str:
         return layout_of(self.dataset)
+
+    @property
+    def data_policy(self) -> Policy:
+        """The policy of the data: a hospital's stays `local_only` whatever a recipe says."""
+        return "local_only" if self.dataset in HOSPITALS else self.policy
 
     def role_of(self, video: str, official: dict[str, Role]) -> Role | None:
         """The role of a video (None: left out of this source)."""
@@ -71,7 +82,7 @@ class Source(BaseModel):
 
 def read_source(source: Source) -> Iterator[Sample]:
     """Every sample of the folder, video by video. Raises LayoutError, LabelError, ImageError."""
-    from surgr1.corpora import cholec80, cholect50, endoscapes, multibypass140, sar_rarp50
+    from surgr1.corpora import cholec80, cholect50, endoscapes, generic, multibypass140, sar_rarp50
 
     readers = {
         "cholec80": cholec80.read,
@@ -82,4 +93,4 @@ def read_source(source: Source) -> Iterator[Sample]:
     }
     if not source.root.is_dir():
         raise LayoutError(f"{source.dataset}: no folder {source.root}")
-    yield from readers[source.layout](source)
+    yield from (generic.read if source.format == "generic" else readers[source.layout])(source)

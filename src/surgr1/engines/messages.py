@@ -5,10 +5,13 @@ from typing import Any
 from surgr1.engines.types import Prompt, Request
 
 
-def user_messages(prompt: str, images: int = 1) -> list[dict[str, Any]]:
-    """The user turn for the processor's chat template: the images first, then the text."""
+def user_messages(prompt: str, images: int = 1, system: str = "") -> list[dict[str, Any]]:
+    """The system turn, if any, and the user turn for the processor's chat template: the images first, then
+    the text.
+    """
     content: list[dict[str, Any]] = [{"type": "image"} for _ in range(images)]
-    return [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
+    turn = {"role": "user", "content": [*content, {"type": "text", "text": prompt}]}
+    return [{"role": "system", "content": system}, turn] if system else [turn]
 
 
 def rendered(request: Request, processor: Any) -> Prompt:
@@ -21,17 +24,19 @@ def rendered(request: Request, processor: Any) -> Prompt:
             pictures.append(picture.convert("RGB"))
     return Prompt(
         request.request_id,
-        chat_text(request.prompt, processor, len(pictures)),
+        chat_text(request.prompt, processor, len(pictures), request.system) + request.prefix,
         request.prompt,
         pictures,
         request.policy,
+        request.system,
+        request.prefix,
     )
 
 
-def chat_text(prompt: str, processor: Any, images: int = 1) -> str:
-    """The chat up to where the answer begins."""
+def chat_text(prompt: str, processor: Any, images: int = 1, system: str = "") -> str:
+    """The chat up to where the answer begins. Without `system` the template's own, if it has one."""
     return processor.apply_chat_template(
-        user_messages(prompt, images), add_generation_prompt=True, tokenize=False
+        user_messages(prompt, images, system), add_generation_prompt=True, tokenize=False
     )
 
 

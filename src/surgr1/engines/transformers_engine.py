@@ -160,7 +160,7 @@ class TransformersEngine:
         """Yield each request with its `sampling.n` completions, batch by batch."""
         import torch
 
-        order = sorted(requests, key=lambda r: (len(r.prompt), r.request_id))
+        order = sorted(requests, key=lambda r: (len(r.system + r.prompt + r.prefix), r.request_id))
         rows = max(1, self._batch_size // sampling.n)
         for at in range(0, len(order), rows):
             batch = order[at : at + rows]

@@ -14,7 +14,8 @@ FinishReason = Literal["stop", "length", "blocked", "error"]
 @dataclass(frozen=True)
 class Request:
     """One single-turn question with images. `policy` is the sample's data policy; the privacy guard reads
-    it.
+    it. `system` is the system turn (none if empty). `prefix` is how the answer begins: the model continues
+    it, and the completion's text is the continuation alone.
     """
 
     request_id: str
@@ -22,6 +23,7 @@ class Request:
     images: tuple[Path, ...]
     policy: str
     system: str = ""
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer of a model. `finish_reason` "error" carries the error in `error`, never in `text`."""
+    """One answer of a model. `finish_reason` "error" carries the error in `error`, never in `text`; "blocked"
+    is a refusal by the endpoint itself, its reason (if given) in `error`. `latency_s` runs over all attempts.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -60,8 +64,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user's question as the chat text a Qwen2.5-VL reads (`text`) and bare, with its pictures (on the
-    final grid). Its completions are drawn with the random numbers of `name`.
+    """A user's question as the chat text a Qwen2.5-VL reads (`text`: the system turn and the answer's prefix
+    included) and bare, with its pictures (on the final grid). Its completions are drawn with the random
+    numbers of `name`.
     """
 
     name: str
@@ -69,6 +74,8 @@ class Prompt:
     question: str
     pictures: "list[Image]"
     policy: str
+    system: str = ""
+    prefix: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@ Start it from the base model, with the routes that replace weights and reset cac
 --logprobs-mode processed_logprobs --limit-mm-per-prompt '{"image":1,"video":0}'`
 """
 
-import base64
-import io
 import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgr1.engines.guard import check_policy
+from surgr1.engines.guard import Door, chat_messages
 from surgr1.engines.messages import picture_tokens
 from surgr1.engines.types import Prompt, Sampled, Sampling
 from surgr1.engines.vllm_engine import VLLMError, seed_of
@@ -32,10 +30,8 @@ class VLLMServer:
     def __init__(
         self, base_url: str, processor: Any, *, shared: Path, concurrency: int = 32, timeout_s: float = 600
     ) -> None:
-        import httpx
-
         self._base_url, self._processor, self._shared = base_url.rstrip("/"), processor, shared
-        self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s)
+        self._door = Door(self._base_url, timeout_s=timeout_s)
         self._pool = ThreadPoolExecutor(concurrency)
         self._version = 0
 
@@ -60,20 +56,23 @@ class VLLMServer:
     def close(self) -> None:
         """End the connections."""
         self._pool.shutdown()
-        self._client.close()
+        self._door.close()
 
     def _ask(self, prompt: Prompt, sampling: Sampling) -> list[Sampled]:
-        check_policy(prompt.policy, self._base_url)
-        content: list[dict[str, Any]] = []
-        for picture in prompt.pictures:
-            data = io.BytesIO()
-            picture.save(data, "PNG")
-            url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-            content.append({"type": "image_url", "image_url": {"url": url}})
+        if prompt.prefix:
+            raise VLLMError(
+                f"{prompt.name}: a server continues no prefix; use the engine vllm or transformers"
+            )
         body = {
             "model": "policy",
             # The server renders the chat itself; the trainer compares the prompt's tokens with its own.
-            "messages": [{"role": "user", "content": [*content, {"type": "text", "text": prompt.question}]}],
+            "messages": chat_messages(
+                prompt.policy,
+                self._base_url,
+                prompt=prompt.question,
+                pictures=prompt.pictures,
+                system=prompt.system,
+            ),
             "n": sampling.n,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -85,7 +84,7 @@ class VLLMServer:
             "logprobs": True,
             "return_token_ids": True,
         }
-        answer = self._post("/v1/chat/completions", body)
+        answer = self._post("/v1/chat/completions", body, prompt.policy)
         try:
             return [
                 Sampled(
@@ -101,11 +100,12 @@ class VLLMServer:
                 f"{self._base_url}: an answer without tokens or log-probabilities ({error}); is it vLLM?"
             ) from error
 
-    def _post(self, route: str, body: Any) -> Any:
+    def _post(self, route: str, body: Any, policy: str = "public") -> Any:
+        """Without `policy` nothing but names of files goes out."""
         import httpx
 
         try:
-            answer = self._client.post(route, json=body)
+            answer = self._door.client(policy).post(self._base_url + route, json=body)
             answer.raise_for_status()
             return answer.json() if answer.content else None
         except httpx.HTTPStatusError as error:

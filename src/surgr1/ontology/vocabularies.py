@@ -12,14 +12,16 @@ import yaml
 
 from surgr1.ontology.errors import SurgR1Error
 
-_SIMULATED_EXTERNAL = {
+HOSPITALS = {
     "west-china": "endoscapes",
     "nanfang": "endoscapes",
     "renji": "cholect50",
     "strasbourg": "cholec80",
     "cuhk": "sar-rarp50",
 }
-"""Which layout each external set comes in. Public sets are named after their layout."""
+"""The paper's external sets, which hospitals keep to themselves, and the layout each simulated twin comes in.
+Public sets are named after their layout.
+"""
 
 
 class VocabularyError(SurgR1Error):
@@ -72,7 +74,7 @@ class Vocabulary:
 def layout_of(dataset: str) -> str:
     """The native layout behind a dataset id: "sim-cholec80" -> "cholec80", "sim-renji" -> "cholect50"."""
     base = dataset.removeprefix("sim-")
-    return _SIMULATED_EXTERNAL.get(base, base)
+    return HOSPITALS.get(base, base)
 
 
 @lru_cache

@@ -159,6 +159,8 @@ class Bench(_Section):
     limit_per_card: int = Field(200, ge=1)
     max_new_tokens: int = Field(160, ge=1)
     draws: int = Field(2000, ge=10)
+    probes: int = Field(0, ge=0)
+    """Questions that the last stage is asked again with its trace cut or changed or the picture replaced."""
 
 
 class Recipe(_Section):

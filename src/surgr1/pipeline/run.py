@@ -4,7 +4,7 @@ the keys of what it reads.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def plan(recipe: Recipe) -> list[Step]:
             asks = answering if name in ("grpo", "refine") else {}
             add(name, _dump(section) | asks, getattr(stages, name))
     benches = tuple(f"bench-{n}" for n in trained)
+    steps[-1] = replace(steps[-1], work=partial(stages.bench, stage=trained[-1], probed=True))
     steps.append(
         Step("report", "report", {"title": recipe.title}, benches, partial(stages.report, stages=trained))
     )

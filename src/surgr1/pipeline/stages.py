@@ -21,8 +21,8 @@ from rich.console import Console
 
 from surgr1.corpora.grid import PreparedImage, prepare_image
 from surgr1.corpora.questions import sample_prompt
-from surgr1.corpora.schema import Sample, read_samples
-from surgr1.corpora.select import balanced, spread_over_videos
+from surgr1.corpora.schema import Role, Sample, read_samples
+from surgr1.corpora.select import balanced
 from surgr1.engines.types import Engine
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.pipeline.manifest import code_commit, read_manifest, timestamp, write_json
@@ -423,16 +423,21 @@ def _validated(run: Run, adapter: Path, folder: Path) -> float:
     return float(scores["arena"]["public"]["value"])
 
 
-def bench(run: Run, stage: str) -> Counts:
-    """SurgBench after one stage: predictions on test and external samples, then scores."""
+def bench(run: Run, stage: str, *, probed: bool = False) -> Counts:
+    """SurgBench after one stage: predictions on test and external samples, then scores; `probed` also asks
+    what the answers hang on (`bench.probes`).
+    """
     samples = bench_samples(run, ("test", "external"))
+    reasoning = stage not in ("base", "sft")
+    folder = run.folder / "bench" / stage
     scores = _measure(
         run,
         run.adapter_of(stage),
         samples,
-        run.folder / "bench" / stage,
+        folder,
         stage,
-        reasoning=stage not in ("base", "sft"),
+        reasoning=reasoning,
+        probes=run.recipe.bench.probes if probed and reasoning else 0,
     )
     return {
         "predictions": len(samples),
@@ -441,12 +446,22 @@ def bench(run: Run, stage: str) -> Counts:
 
 
 def _measure(
-    run: Run, adapter: Path | None, samples: list[Sample], folder: Path, stage: str, reasoning: bool = True
+    run: Run,
+    adapter: Path | None,
+    samples: list[Sample],
+    folder: Path,
+    stage: str,
+    *,
+    reasoning: bool = True,
+    probes: int = 0,
 ) -> dict[str, Any]:
     """Predictions and scores of a policy, written to `folder`."""
-    from surgr1.bench.runner import predict, read_predictions
-    from surgr1.bench.scoring import score, write_scores
+    from surgr1.bench.predictions import read_predictions
+    from surgr1.bench.probes import run_probes
+    from surgr1.bench.reasoning_metrics import count_cooccurrence
+    from surgr1.bench.runner import predict
     from surgr1.engines.types import Sampling
+    from surgr1.pipeline.measure import measure
 
     section = run.recipe.bench
     if not samples:
@@ -454,41 +469,44 @@ def _measure(
             f"{stage}: no sample to measure on belongs to a task card; see data/statistics.json"
         )
     images = run.images(samples)
-    with run.engine(adapter) as engine, run.bar(f"SurgBench: {stage}") as advance:
-        predict(
-            samples,
-            images,
-            engine,
-            folder / "predictions.jsonl",
-            reasoning=reasoning,
-            sampling=Sampling(max_new_tokens=section.max_new_tokens),
-            progress=advance,
-        )
-    scores = score(
-        list(read_predictions(folder / "predictions.jsonl")),
-        stage=stage,
+    predictions, sampling = folder / "predictions.jsonl", Sampling(max_new_tokens=section.max_new_tokens)
+    with run.engine(adapter) as engine:
+        with run.bar(f"SurgBench: {stage}") as advance:
+            predict(
+                samples,
+                images,
+                engine,
+                predictions,
+                reasoning=reasoning,
+                sampling=sampling,
+                progress=advance,
+            )
+        if probes:
+            rows = list(read_predictions(predictions))
+            with run.bar(f"SurgBench: causal probes, {stage}") as advance:
+                found = run_probes(
+                    rows, engine, sampling, folder, n=probes, draws=section.draws, progress=advance
+                )
+            write_json(folder / "probes.json", found)
+    truth = run.folder / "sim" / "truth"
+    return measure(
+        predictions,
+        name=stage,
         draws=section.draws,
         seed=run.recipe.seed,
+        seen_centres={s.centre for s in run.train},
+        cooccurrence=count_cooccurrence(run.train) if reasoning else None,
+        truth=truth if truth.is_dir() else None,
     )
-    write_scores(folder / "scores.json", scores)
-    return scores
 
 
-def bench_samples(run: Run, roles: tuple[str, ...]) -> list[Sample]:
-    """The frozen evaluation list: per card, the same number of frames from every video of these roles."""
+def bench_samples(run: Run, roles: tuple[Role, ...]) -> list[Sample]:
+    """The evaluation list of videos of these roles: every card's frames, asked in the card's words."""
     from surgr1.bench.cards import all_cards
 
-    found: dict[str, Sample] = {}
     pool = [s for s in run.samples if s.role in roles]
-    for card in all_cards():
-        mine = [s for s in pool if card.matches(s.dataset, s.task)]
-        found.update(
-            {
-                s.sample_id: s
-                for s in spread_over_videos(mine, run.recipe.bench.limit_per_card, run.recipe.seed)
-            }
-        )
-    return list(found.values())
+    limit, seed = run.recipe.bench.limit_per_card, run.recipe.seed
+    return [card.asked(s) for card in all_cards() for s in card.frame_list(pool, limit, seed)]
 
 
 def training_logs(folder: Path, stage: str) -> list[Path]:

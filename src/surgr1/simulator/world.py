@@ -20,7 +20,11 @@ from surgr1.ontology.errors import SurgR1Error
 from surgr1.ontology.vocabularies import layout_of
 from surgr1.simulator.centres import CENTRES
 from surgr1.simulator.operations import BYPASS, CHOLECYSTECTOMY, PROSTATECTOMY, simulate_operation
-from surgr1.simulator.writers import WRITERS, finish_tree
+from surgr1.simulator.truth import FOLDER, write_truth
+from surgr1.simulator.writers import NOTICE, WRITERS, finish_tree
+
+_FORM = 2
+"""What a state file holds; a world written in an older form is written anew. 2: with the frames' truth."""
 
 _PROCEDURES = {
     "cholec80": CHOLECYSTECTOMY,
@@ -192,15 +196,17 @@ def _interrupts_blocked() -> Iterator[None]:
 def simulate(
     out: Path, plan: SimPlan, *, workers: int = 2, progress: Callable[[int, int], None] | None = None
 ) -> SimReport:
-    """Write every tree of the plan under `out`/<dataset>. Finished videos are kept if the plan is the same,
-    else everything is redone.
+    """Write every tree of the plan under `out`/<dataset> and what its frames show to
+    `out`/truth/<dataset>.parquet (`truth.py`). Finished videos are kept if the plan is the same, else
+    everything is redone.
     """
     start = time.monotonic()
     marker, states = out / ".plan.json", out / ".state"
-    if marker.is_file() and marker.read_text(encoding="utf-8") != plan.model_dump_json():
+    mark = f"{plan.model_dump_json()}\nform {_FORM}\n"
+    if marker.is_file() and marker.read_text(encoding="utf-8") != mark:
         shutil.rmtree(out)
     states.mkdir(parents=True, exist_ok=True)
-    marker.write_text(plan.model_dump_json(), encoding="utf-8")
+    marker.write_text(mark, encoding="utf-8")
 
     jobs = [(tree, n, states / f"{tree.dataset}-{n}.json") for tree in plan.trees for n in tree.videos]
     todo = [job for job in jobs if not job[2].is_file()]
@@ -229,4 +235,6 @@ def simulate(
             videos[n] = json.loads((states / f"{tree.dataset}-{n}.json").read_text(encoding="utf-8"))
             frames += videos[n]["frames"]
         finish_tree(tree.layout, out / tree.dataset, videos, tree.split)
+        truth = [row for n in tree.videos for row in videos[n]["truth"]]
+        write_truth(out / FOLDER / f"{tree.dataset}.parquet", tree.dataset, truth, NOTICE)
     return SimReport(frames, rendered, time.monotonic() - start)

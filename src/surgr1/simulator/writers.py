@@ -2,7 +2,8 @@
 datasets-b.md).
 
 A video is written by `write_video`, which returns what the tree-wide label files need; `finish_tree` writes
-those. Labels hold only what the renderer shows.
+those. Labels hold only what the renderer shows. The key "truth" of what a writer returns is no part of any
+tree: the whole scene of every stored frame (`truth.py`).
 """
 
 import csv
@@ -24,6 +25,7 @@ from surgr1.simulator.instruments import SHAFT
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.render import FIRST_INSTRUMENT, Rendered, render
 from surgr1.simulator.scene import Centre, Instrument, Scene
+from surgr1.simulator.truth import frame_truth
 
 NOTICE = "Simulated data made by surgr1. No patient, no real operation. Not for clinical use.\n"
 Split = Mapping[str, tuple[int, ...]]
@@ -66,7 +68,9 @@ def cholec80_video(
     tools, phases = vocabulary("cholec80", "tool"), vocabulary("cholec80", "phase")
     tool_rows = ["Frame\t" + "\t".join(tools.native)]
     phase_rows = ["Frame\tPhase"]
+    truth = []
     for index, scene, drawn, seen in _frames(operation, centre):
+        truth.append(frame_truth(name, 25 * index, scene, drawn, centre))
         _save(drawn.image, root / "frames" / name / f"{name}_{index + 1:06d}.png")
         present = {i.tool for i, _ in seen} | ({"specimen bag"} & set(drawn.tissue_boxes))
         tool_rows.append(f"{25 * index}\t" + "\t".join(str(int(t in present)) for t in tools.names))
@@ -80,7 +84,7 @@ def cholec80_video(
         path = root / folder / f"{name}-{suffix}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return {"frames": len(operation.scenes)}
+    return {"frames": len(operation.scenes), "truth": truth}
 
 
 def cholect50_video(
@@ -94,7 +98,9 @@ def cholect50_video(
     name = f"VID{number:02d}"
     words = {k: vocabulary("cholect50", k) for k in ("tool", "verb", "target", "phase", "triplet")}
     annotations: dict[str, list[list[float]]] = {}
+    truth = []
     for index, scene, drawn, seen in _frames(operation, centre):
+        truth.append(frame_truth(name, index, scene, drawn, centre))
         _save(drawn.image, root / "videos" / name / f"{index:06d}.png")
         height, width = drawn.image.shape[:2]
         phase = words["phase"].ids[scene.phase]
@@ -143,7 +149,7 @@ def cholect50_video(
     path = root / "labels" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body), encoding="utf-8")
-    return {"frames": len(operation.scenes)}
+    return {"frames": len(operation.scenes), "truth": truth}
 
 
 def endoscapes_video(
@@ -154,7 +160,7 @@ def endoscapes_video(
     """
     role = next(r for r, numbers in split.items() if number in numbers)
     ids = vocabulary("endoscapes", "tissue").ids
-    images, annotations = [], []
+    images, annotations, truth = [], [], []
     wanted = [k for k, s in enumerate(operation.scenes) if s.phase == "calot triangle dissection"]
     for index, scene, drawn, seen in _frames(
         Operation(operation.procedure, operation.rate, tuple(operation.scenes[k] for k in wanted)), centre
@@ -162,6 +168,7 @@ def endoscapes_video(
         frame = 25 * 5 * (index + 20)
         file_name = f"{number}_{frame}.jpg"
         _save(drawn.image, root / role / file_name, centre.jpeg)
+        truth.append(frame_truth(str(number), frame, scene, drawn, centre))
         a = scene.anatomy
         degrees = (a.two_structures, a.window, a.plate)  # type: ignore[union-attr]  # this phase exists in cholecystectomy alone
         raters = [[float(d >= t) for d in degrees] for t in _ENDOSCAPES_RATERS]
@@ -193,7 +200,13 @@ def endoscapes_video(
                     "iscrowd": 0,
                 }
             )
-    return {"frames": len(images), "role": role, "images": images, "annotations": annotations}
+    return {
+        "frames": len(images),
+        "role": role,
+        "images": images,
+        "annotations": annotations,
+        "truth": truth,
+    }
 
 
 def _finish_endoscapes(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> None:
@@ -281,7 +294,9 @@ def sar_rarp50_video(
     folder = root / f"video_{number:02d}"
     ids = vocabulary("sar-rarp50", "action").ids
     labels: list[int] = []
+    truth = []
     for index, scene, drawn, _ in _frames(operation, centre):
+        truth.append(frame_truth(folder.name, 6 * index, scene, drawn, centre))
         _save(drawn.image, folder / "rgb" / f"{6 * index:09d}.png")
         if index % 10 == 0:
             _save(_mask(drawn, scene), folder / "segmentation" / f"{6 * index:09d}.png")
@@ -295,7 +310,7 @@ def sar_rarp50_video(
         runs.append(f"{6 * start},{6 * (start + length - 1)},{action}\n")
         start += length
     (folder / "action_continuous.txt").write_text("".join(runs), encoding="utf-8")
-    return {"frames": len(labels)}
+    return {"frames": len(labels), "truth": truth}
 
 
 def multibypass140_video(
@@ -305,8 +320,9 @@ def multibypass140_video(
     (datasets-a.md 5.1, 5.2).
     """
     name = f"BBP{number:02d}"
-    rows = []
+    rows, truth = [], []
     for index, scene, drawn, _ in _frames(operation, centre):
+        truth.append(frame_truth(name, index + 1, scene, drawn, centre))
         _save(
             drawn.image, root / "BernBypass70" / "frames" / name / f"{name}_{index + 1:08d}.jpg", centre.jpeg
         )
@@ -331,7 +347,7 @@ def multibypass140_video(
     path = root / "labels" / "bern" / "labels_by70" / f"{name}.mp4.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body), encoding="utf-8")
-    return {"frames": len(rows), "phase": ids["phase"], "step": ids["step"]}
+    return {"frames": len(rows), "phase": ids["phase"], "step": ids["step"], "truth": truth}
 
 
 def _finish_multibypass140(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> None:

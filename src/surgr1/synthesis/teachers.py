@@ -102,6 +102,7 @@ def aspects(sample: Sample, variant: int = 0) -> dict[str, tuple[str, ...]]:
         found["critical view"] = tuple(
             _capital(voice.pick(c.met if m else c.unmet))
             for c, m in zip(procedure.criteria, labels.cvs, strict=True)
+            if m is not None
         )
     activity = procedure.activity(labels.phase or labels.action or "")
     if activity:
@@ -165,7 +166,7 @@ def _write(sample: Sample, procedure: Procedure, voice: _Voice) -> tuple[str, st
         ]
         met_names = [c.name for c, m in zip(procedure.criteria, labels.cvs, strict=True) if m]
         relation = f"Met: {', '.join(met_names)}." if met_names else "No criterion is met."
-        verdict = "All three hold." if all(labels.cvs) else f"Only {sum(labels.cvs)} of three hold."
+        verdict = "All three hold." if all(labels.cvs) else f"Only {len(met_names)} of three hold."
         return " ".join(seen), relation, verdict
     if task in (Task.TOOL_LOCALIZATION, Task.TISSUE_LOCALIZATION, Task.GRID_POSITION_RECOGNITION):
         box = next(b for b in labels.boxes or () if b.name == sample.focus)

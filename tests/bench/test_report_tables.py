@@ -51,6 +51,7 @@ def scores(
                 "floor": 12.3456,
                 "metrics": {k: {"value": v, "low": 1.0, "high": 2.0} for k, v in metrics.items()},
                 "asked": {"reasoning": reasoning},
+                "valid_format": 0.5,
             }
         )
     arena = {
@@ -247,7 +248,8 @@ def test_the_readme_table_shows_intervals_floors_and_what_is_missing() -> None:
     assert lines[2] == "| cholec80-phase (accuracy) | 1733 / 5† | 12.3 | 50.0 [1.0, 2.0] | - |"
     assert lines[3] == "| west-china-cvs (pooled) | 1733 / 5† | 12.3 | 92.5 [1.0, 2.0] | - |"
     assert lines[4] == "| Arena public |  | 20.0 | 57.7 [50.0, 60.0] | 57.7 [50.0, 60.0] |"
-    assert lines[-1] == "| lift external |  |  | 0.47 | - |"
+    assert lines[7] == "| lift external |  |  | 0.47 | - |"
+    assert lines[-1].startswith("| valid format, ") and "50.0" in lines[-1]
 
 
 def test_the_table_of_reasoning_leaves_out_what_nothing_was_counted_for() -> None:

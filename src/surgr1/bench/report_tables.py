@@ -256,7 +256,8 @@ def write_tables(scores: Sequence[Scores], folder: Path, *, simulated: bool) -> 
 
 def markdown_table(scores: Sequence[Scores]) -> str:
     """One Markdown table for a README: every card's primary score with its interval per model, N, videos and
-    floor, then the Arena Scores with their lift. A dagger marks fewer than six videos.
+    floor, then the Arena Scores with their lift and the share of answers in the asked form. A dagger marks
+    fewer than six videos.
     """
     cards: dict[str, Any] = {c["id"]: c for s in reversed(scores) for c in s["cards"]}
     rows = [
@@ -281,6 +282,13 @@ def markdown_table(scores: Sequence[Scores]) -> str:
             floor = floors.pop() if len(floors) == 1 else ""
             rows.append([f"Arena {group}", "", floor, *(_interval(a) for a in arenas)])
             rows.append([f"lift {group}", "", "", *(_short(a["lift"], 2) if a else "-" for a in arenas)])
+    for title, groups in (("public sets", ("public", "extra")), ("external sets", ("external",))):
+        chosen = [[c for c in s["cards"] if c["group"] in groups] for s in scores]
+        if all(chosen):
+            totals = [sum(c["n"] for c in mine) for mine in chosen]
+            valid = [sum(c["n"] * c["valid_format"] for c in mine) for mine in chosen]
+            shares = [_short(100 * v / n) for v, n in zip(valid, totals, strict=True)]
+            rows.append([f"valid format, {title}", str(totals[-1]), "", *shares])
     return _lines(rows)
 
 

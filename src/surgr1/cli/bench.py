@@ -120,8 +120,12 @@ def ask(
         int | None, typer.Option(help="Order the options of every question by this seed")
     ] = None,
     reasoning: Annotated[
-        bool, typer.Option("--reasoning/--direct", help="Ask for the three levels, or the answer alone")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--reasoning/--direct",
+            help="Ask for the three levels, or the answer alone (the default for --stage base and sft)",
+        ),
+    ] = None,
     thinking: Annotated[
         bool | None, typer.Option("--thinking/--no-thinking", help="The model's own thinking")
     ] = None,
@@ -148,8 +152,15 @@ def ask(
 
     if (model is None) == (run is None):
         raise evaluate.EvaluateError("name one of MODEL and --run; `surgr1 bench models` lists the cards")
-    card = load_model_card(model) if model else evaluate.card_of_run(Path(str(run)), stage)
-    samples, roots = _questions(recipe, data, limit, seed)
+    samples, roots = _questions(recipe, run, data, limit, seed)
+    if run is not None:
+        base = open_recipe(recipe, run, data, None)[0].model if recipe is not None else None
+        pretrained = {"base": base.path, "dtype": base.dtype} if base is not None and base.path else {}
+        card = evaluate.card_of_run(run, stage, **pretrained)
+    else:
+        card = load_model_card(str(model))
+    if reasoning is None:
+        reasoning = run is None or stage not in ("base", "sft")
     folder = out or Path("runs") / f"asked-{card.id}"
     with progress_bar(console, f"asking {card.id}") as advance:
         found = evaluate.ask(
@@ -181,18 +192,18 @@ def ask(
 
 
 def _questions(
-    recipe: Path | None, data: list[str] | None, limit: int | None, seed: int
+    recipe: Path | None, run: Path | None, data: list[str] | None, limit: int | None, seed: int
 ) -> tuple[list[Any], dict[str, Path]]:
-    """The questions of the task cards about a recipe's built data or about dataset folders, with the folders
-    that their pictures lie in.
+    """The questions of the task cards about a recipe's built data (in `run`, or where the recipe's runs lie)
+    or about dataset folders, with the folders that their pictures lie in.
     """
     from surgr1.pipeline.evaluate import EvaluateError, folder_samples, frame_lists
     from surgr1.pipeline.stages import Run
 
     if recipe is not None:
-        loaded, folder = open_recipe(recipe, None, data, None)
-        run = Run(loaded, folder, console)
-        chosen = frame_lists(run.samples, limit=limit or loaded.bench.limit_per_card, seed=loaded.seed)
+        loaded, folder = open_recipe(recipe, run, data, None)
+        built = Run(loaded, folder, console)
+        chosen = frame_lists(built.samples, limit=limit or loaded.bench.limit_per_card, seed=loaded.seed)
         return chosen, {s.dataset: s.root for s in loaded.sources}
     roots = dataset_folders(data)
     if not roots:
@@ -345,22 +356,26 @@ def page(
 
 @app.command("export")
 def export_tasks(
-    out: Annotated[Path, typer.Option("--out", help="New folder of the lmms-eval tasks")],
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option("--out", help="New folder of the tasks")],
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder with the data (default: the recipe's own)")
+    ] = None,
     data: Data = None,
-    recipe: Annotated[Path | None, typer.Option(help="Export the data of a run of this recipe")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many questions per card")] = None,
+    settings: Set = None,
     reasoning: Annotated[bool, typer.Option("--reasoning/--direct")] = True,
-    seed: Annotated[int, typer.Option()] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 1024,
 ) -> None:
-    """Write the tasks for lmms-eval (docs/lmms-eval.md). Data that may not leave is refused.
+    """Write a recipe's evaluation questions as lmms-eval tasks (docs/lmms-eval.md). Data that may not leave
+    is refused.
 
-    Example: surgr1 bench export --recipe recipes/demo.yaml --out runs/lmms-tasks
+    Example: surgr1 bench export recipes/demo.yaml --out runs/lmms-tasks
     """
-    from surgr1.bench.cards import card_of
     from surgr1.bench.lmms_eval import export
+    from surgr1.pipeline.stages import Run, bench_samples
 
-    samples, roots = _questions(recipe, data, limit, seed)
-    asked = [card.asked(s) for s in samples if (card := card_of(s.dataset, s.task)) is not None]
-    images = {s.sample_id: roots[s.dataset] / s.image for s in asked}
-    written = export(asked, images, out, reasoning=reasoning)
+    loaded, folder = open_recipe(recipe, run, data, settings)
+    built = Run(loaded, folder, console)
+    samples = bench_samples(built, ("test", "external"))
+    written = export(samples, built.images(samples), out, reasoning=reasoning, max_new_tokens=max_new_tokens)
     console.print(f"{len(written)} tasks in {out}")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +27,7 @@ from surgr1.engines.types import Engine
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.pipeline.manifest import write_json
 
-ROLES = ("test", "external")
+ROLES: tuple[Role, ...] = ("test", "external")
 """Roles of the videos that SurgBench asks about."""
 
 
@@ -58,11 +58,13 @@ class Asked:
     withheld: tuple[Withheld, ...]
 
 
-def frame_lists(samples: Iterable[Sample], *, limit: int | None = None, seed: int = 0) -> list[Sample]:
-    """The questions of every task card among `samples`, by the cards' frame rules; `limit` asks fewer per
-    card.
+def frame_lists(
+    samples: Iterable[Sample], *, limit: int | None = None, seed: int = 0, roles: Collection[Role] = ROLES
+) -> list[Sample]:
+    """The questions of every task card among the samples of these roles, by the cards' frame rules; `limit`
+    asks fewer per card.
     """
-    pool = [s for s in samples if s.role in ROLES]
+    pool = [s for s in samples if s.role in roles]
     found = {s.sample_id: s for card in all_cards() for s in card.frame_list(pool, limit, seed)}
     return list(found.values())
 

@@ -2,7 +2,7 @@
 their place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -88,6 +88,11 @@ class TeacherSpec(_Section):
     model: str = ""
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: int = Field(8, ge=1)
+    omit: tuple[str, ...] = ()
+    """Sampling fields that the endpoint does not take, e.g. [top_k, repetition_penalty] at OpenAI's own."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra_body: Mapping[str, Any] = {}
+    """Added to every request, e.g. what turns a model's own thinking on."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -124,7 +124,15 @@ class Run:
         if spec.kind == "offline":
             return OfflineTeacher()
         key = os.environ.get(spec.api_key_env, "none")
-        engine = OpenAIEngine(spec.base_url, spec.model, api_key=key, concurrency=spec.concurrency)
+        engine = OpenAIEngine(
+            spec.base_url,
+            spec.model,
+            api_key=key,
+            concurrency=spec.concurrency,
+            omit=spec.omit,
+            limit_field=spec.limit_field,
+            extra_body=spec.extra_body,
+        )
         return ApiTeacher(LedgerEngine(engine, Ledger(self.folder / "ledger.sqlite")))
 
     def fit(
@@ -502,11 +510,11 @@ def _measure(
 
 def bench_samples(run: Run, roles: tuple[Role, ...]) -> list[Sample]:
     """The evaluation list of videos of these roles: every card's frames, asked in the card's words."""
-    from surgr1.bench.cards import all_cards
+    from surgr1.bench.cards import card_of
+    from surgr1.pipeline.evaluate import frame_lists
 
-    pool = [s for s in run.samples if s.role in roles]
-    limit, seed = run.recipe.bench.limit_per_card, run.recipe.seed
-    return [card.asked(s) for card in all_cards() for s in card.frame_list(pool, limit, seed)]
+    found = frame_lists(run.samples, limit=run.recipe.bench.limit_per_card, seed=run.recipe.seed, roles=roles)
+    return [card.asked(s) for s in found if (card := card_of(s.dataset, s.task)) is not None]
 
 
 def training_logs(folder: Path, stage: str) -> list[Path]:

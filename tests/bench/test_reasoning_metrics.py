@@ -16,12 +16,9 @@ from surgr1.bench.reasoning_metrics import (
     SCHEME,
     Cooccurrence,
     CooccurrenceError,
-    affirmed_names,
     agree,
-    claims,
     count_cooccurrence,
     is_correct,
-    lexicon,
     per_cluster,
     read_cooccurrence,
     reasoning_scores,
@@ -29,6 +26,7 @@ from surgr1.bench.reasoning_metrics import (
     trace_features,
 )
 from surgr1.bench.statistics import bootstrap_weights, interval, jackknife
+from surgr1.bench.trace_words import affirmed_names, claims, lexicon
 from surgr1.corpora.grid import PreparedImage
 from surgr1.corpora.schema import Labels, Sample
 from surgr1.ontology.procedures import load_procedure

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -886,8 +887,11 @@ def test_two_processes_give_the_updates_of_one(tiny, conversations, tmp_path, tw
         assert torch.allclose(cut[name], value, atol=2e-5), name
 
 
-def test_sigterm_reaches_the_processes_of_a_launcher(tiny, conversations, tmp_path, two_processes) -> None:
-    """They finish the step and write a checkpoint."""
+@pytest.mark.parametrize("whom", ["launcher", "one process"])
+def test_sigterm_ends_the_processes_of_a_launcher_together(
+    tiny, conversations, tmp_path, two_processes, whom
+) -> None:
+    """They finish the same step and write a checkpoint, also where the signal reaches one of them alone."""
     stage = SFTStage(
         steps=400, batch_size=1, accumulation=2, learning_rate=1e-4, lora=Lora(r=4, alpha=8), save_steps=1000
     )
@@ -897,7 +901,12 @@ def test_sigterm_reaches_the_processes_of_a_launcher(tiny, conversations, tmp_pa
     def terminate() -> None:
         while not log.is_file() or '"step": 20' not in log.read_text():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if whom == "launcher":
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        below = psutil.Process().children(recursive=True)
+        (second,) = [p for p in below if p.environ().get("RANK") == "1" and str(tmp_path) in str(p.cmdline())]
+        second.terminate()
 
     thread = threading.Thread(target=terminate, daemon=True)
     thread.start()

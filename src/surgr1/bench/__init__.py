@@ -1,7 +1,12 @@
-"""SurgBench: task cards, predictions, metrics with floors and video-clustered intervals, Arena Score, HTML
-report.
+"""SurgBench: what is asked of whom, what the answers are worth, and how sure that is.
 
-Generation and scoring are apart: `runner` writes predictions, `scoring` reads them. Denominators are strict:
-every sample of the list counts, and an answer that is not parsed is wrong, never a class. Imports without
-torch.
+`cards` (tasks) and `model_cards` fix what is asked and how; `runner` writes rows of `predictions`, which are
+all that scoring needs. `reduction` turns a card's rows into sums per video, `metrics` are functions of such
+sums, `statistics` and `calibration` say how sure they are, `scoring` puts them together, `arena` and
+`leaderboard` compare, `published` holds the paper's tables. Of the reasoning, `reasoning_metrics` (with
+`trace_words`) judge a trace by the labels, `statements` by the simulated scene (`truth`), `probes` by asking
+again. `report` and its parts write pages and tables, `lmms_eval` the tasks for another harness.
+
+Denominators are strict: every question of the list counts, and an answer that is not read is wrong, never a
+class. Imports without torch.
 """

@@ -31,17 +31,16 @@ from surgr1.bench.predictions import judge, main_rows, prompt_sha
 from surgr1.bench.reasoning_metrics import (
     Array,
     Row,
-    affirmed_names,
     agree,
     has_trace,
     is_answered,
     is_correct,
-    lexicon,
     per_cluster,
     summary,
 )
 from surgr1.bench.runner import Asking, request_of
 from surgr1.bench.statistics import DRAWS, interval_warning, resampled_sums
+from surgr1.bench.trace_words import affirmed_names, lexicon
 from surgr1.corpora.grid import PreparedImage, open_image
 from surgr1.corpora.schema import Labels, Policy, Sample
 from surgr1.engines.ledger import request_key

@@ -2,8 +2,8 @@
 
     row -> `trace_features` -> additive statistics per video -> `SCHEME` -> `reasoning_scores`
 
-Everything is read with word lists and negation ("no clipper", "the hook is not visible"), no judge model: a
-trace that paraphrases a tool away counts as not naming it. Three rules hold for every rate:
+Everything is read with word lists and negation ("no clipper", "the hook is not visible"; `trace_words`), no
+judge model: a trace that paraphrases a tool away counts as not naming it. Three rules hold for every rate:
 - its denominator is reported as `n`, and a row that it cannot apply to is in neither number;
 - a label that is None (not labelled) takes the row out, an empty tuple (labelled: none there) keeps it in;
 - a tool or target is looked for only where the dataset's vocabulary has it, so that a bag seen in CholecT50,
@@ -11,17 +11,15 @@ trace that paraphrases a tool away counts as not naming it. Three rules hold for
 """
 
 import json
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, product, takewhile
+from itertools import pairwise, product
 from math import log
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +35,20 @@ from surgr1.bench.statistics import (
     jackknife,
     resampled_sums,
 )
+from surgr1.bench.trace_words import (
+    LexiconKind,
+    Mention,
+    affirmed_names,
+    claims,
+    find_names,
+    lexicon,
+    sentences,
+    split_words,
+)
 from surgr1.corpora.schema import Sample
 from surgr1.ontology.errors import SurgR1Error
-from surgr1.ontology.procedures import load_procedure, procedure_names
 from surgr1.ontology.tasks import Task
-from surgr1.ontology.vocabularies import has_vocabulary, vocabulary
+from surgr1.ontology.vocabularies import vocabulary
 from surgr1.reasoning.answers import (
     extract,
     iou,
@@ -51,233 +58,12 @@ from surgr1.reasoning.answers import (
     same_answer,
     spec_for,
 )
+from surgr1.reasoning.answers.spelling import word_set
 from surgr1.reasoning.trace import Outcome, ParsedTrace, parse
 
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
-Lexicon = Mapping[str, str]
-LexiconKind = Literal["tool", "target", "verb", "phase", "step", "action"]
 Triplet = tuple[str, str, str]
-
-
-# --- Words: which names a text affirms ---
-
-
-@dataclass(frozen=True)
-class _Word:
-    text: str
-    comma: bool
-    """A comma, colon, dash or bracket stands before it."""
-    the: bool
-    """ "the" stands before it; articles are no words of their own."""
-
-
-@dataclass(frozen=True)
-class Mention:
-    """A name in a sentence: words `start` to `end` (exclusive); `denied` when the sentence says it is not
-    there.
-    """
-
-    name: str
-    spelling: str
-    start: int
-    end: int
-    denied: bool
-
-
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-_NEGATORS = _set(
-    "no not without neither nor never cannot lacks lacking unlike dont doesnt didnt isnt arent wasnt cant"
-)
-# "is not touched by the hook", "nothing but the hook": the hook is there.
-_RESETS = _set("by with but except besides beyond while whereas although however which that")
-_REACH = 4
-"""Words that may stand between a negation and what it denies."""
-_LIST = _set("or nor and any")
-_AUXILIARIES = r"(?:(?:is|are|was|were|be|been|has|have|can|could|does|do|itself|clearly|currently|still) )*"
-_SEEN = (
-    r"(?:visible|seen|present|view|identified|identifiable|apparent|appear|found|shown|used|use|observed"
-    r"|detected|discernible)"
-)
-_ABSENT = re.compile(
-    rf"{_AUXILIARIES}(?:(?:not|no longer|never|cannot|isnt|arent|wasnt|cant|doesnt|dont)(?: \w+){{0,2}}?"
-    rf" {_SEEN}\b|(?:absent|missing|lacking|invisible|nowhere|out of (?:view|sight|frame))\b)"
-)
-
-
-def _sentences(text: str) -> list[str]:
-    return [s for s in re.split(r"[.;!?]+(?=\s|$)|\n", text) if s.strip()]
-
-
-def _words(sentence: str) -> list[_Word]:
-    clean = unicodedata.normalize("NFKC", sentence).lower().replace("’", "'").replace("'", "")
-    found: list[_Word] = []
-    comma = the = False
-    for raw in re.findall(r"[^\W_]+|[,&]", re.sub(r"[—():]", ",", clean)):
-        if raw == ",":
-            comma = True
-        elif raw == "the":
-            the = True
-        elif raw not in ("a", "an"):
-            found.append(_Word(raw, comma, the))
-            comma = the = False
-    return found
-
-
-def _denied_before(words: Sequence[_Word], start: int, stop: int) -> bool:
-    """Whether a negation within reach, in the same clause and after the mention that ends at `stop`, denies
-    what starts at `start`.
-    """
-    for i in range(start - 1, max(stop, start - 1 - _REACH) - 1, -1):
-        if words[i + 1].comma or words[i].text in _RESETS:
-            return False
-        word, before = words[i].text, words[i - 1].text if i else ""
-        if word == "than":
-            return before == "rather"
-        if word == "of" and before in ("instead", "absence", "lack"):
-            return True
-        if word in _NEGATORS:
-            return not (word == "not" and words[i + 1].text == "only")
-    return False
-
-
-def _listed(words: Sequence[_Word], one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two stretches are neighbours in one list: "clipper, scissors or a hook"."""
-    gap = [w.text for w in words[one[1] : other[0]]]
-    first = words[other[0]]
-    if gap and gap[0] in ("or", "nor"):
-        return len(gap) <= 2
-    return all(g in _LIST for g in gap) and (bool(gap) or first.comma) and not first.the
-
-
-def _mentions(words: Sequence[_Word], lexicon: Lexicon) -> list[Mention]:
-    """Names in the words of one sentence, longest spelling first, with what is denied."""
-    longest = max((s.count(" ") + 1 for s in lexicon), default=0)
-    spans: list[tuple[int, int, str]] = []
-    at = 0
-    while at < len(words):
-        for size in range(min(longest, len(words) - at), 0, -1):
-            spelling = " ".join(w.text for w in words[at : at + size])
-            if spelling in lexicon:
-                spans.append((at, at + size, spelling))
-                at += size
-                break
-        else:
-            at += 1
-    denied = [False] * len(spans)
-    for i, (start, end, _) in enumerate(spans):
-        denied[i] = _denied_before(words, start, spans[i - 1][1] if i else 0) or (
-            i > 0 and denied[i - 1] and _listed(words, spans[i - 1][:2], (start, end))
-        )
-    # "The clipper and the hook are not visible": what follows denies the whole list.
-    for i in reversed(range(len(spans))):
-        end = spans[i][1]
-        following = spans[i + 1] if i + 1 < len(spans) else None
-        gap = words[end : following[0] if following else len(words)]
-        tail = " ".join(w.text for w in takewhile(lambda w: not w.comma, gap))
-        after_denied = (
-            following is not None
-            and denied[i + 1]
-            and all(w.text in _LIST for w in gap)
-            and not _denied_before(words, following[0], end)
-        )
-        denied[i] = denied[i] or bool(_ABSENT.match(tail)) or after_denied
-    return [
-        Mention(lexicon[spelling], spelling, start, end, no)
-        for (start, end, spelling), no in zip(spans, denied, strict=True)
-    ]
-
-
-def affirmed_names(text: str, lexicon: Lexicon) -> frozenset[str]:
-    """Canonical names that the text says are there. A name that one sentence denies and another affirms is
-    affirmed; hedges ("possibly a hook") affirm. `lexicon` maps normalised spellings to canonical names.
-    """
-    return frozenset(m.name for s in _sentences(text) for m in _mentions(_words(s), lexicon) if not m.denied)
-
-
-_KIND_WORDS = _set("phase step stage action gesture activity")
-_POINTERS = _KIND_WORDS | _set(
-    "fits fit represents represent matches indicates suggests shows depicts corresponds consistent"
-    " characteristic typical belongs during constitutes therefore thus hence"
-)
-_ELSEWHEN = _set(
-    "before after following prior next preceding precedes towards toward until subsequent upcoming later"
-    " previous earlier completed follows preparing prepares ready transition leads leading"
-)
-_ADVERBS = _set("likely most probably clearly now currently still therefore thus")
-_UNDER_WAY = re.compile(r"(?:is |are )?(?:under ?way|ongoing|in progress|being performed)\b")
-
-
-def claims(text: str, lexicon: Lexicon) -> frozenset[str]:
-    """Labels (phases, steps, actions) that the text says the frame shows: "the phase is X", "the X phase",
-    "this fits X", "X is under way", or a sentence that is X alone.
-
-    A label's words in running text ("in preparation for the clips", "gallbladder retraction helps") and
-    another time ("before clipping and cutting") claim nothing.
-    """
-    found = set()
-    for sentence in _sentences(text):
-        words = _words(sentence)
-        for m in _mentions(words, lexicon):
-            before = [w.text for w in words[max(0, m.start - 4) : m.start]]
-            after = [w.text for w in words[m.end : m.end + 3]]
-            if m.denied or _ELSEWHEN & set(before[-3:]):
-                continue
-            plain = [w for w in before if w not in _ADVERBS]
-            if (
-                len(words) == m.end - m.start
-                or _POINTERS & set(before)
-                or plain[-1:] == ["is"]
-                or (after and after[0] in _KIND_WORDS)
-                or _UNDER_WAY.match(" ".join(after))
-            ):
-                found.add(m.name)
-    return frozenset(found)
-
-
-# --- Lexicons ---
-
-
-def _verb_forms(verb: str) -> list[str]:
-    """ "clip" -> clip, clips, clipped, clipping; "dissect" also dissection."""
-    stem = verb.removesuffix("e")
-    double = stem + stem[-1] if re.search(r"^[^aeiou]*[aeiou][^aeiouwxy]$", stem) else stem
-    noun = [stem + "ion"] if stem.endswith(("ct", "at")) else []
-    return [verb, verb + "s", double + "ed", double + "ing", *noun]
-
-
-def _plural(spelling: str) -> str:
-    if spelling.endswith("s"):
-        return spelling
-    return spelling[:-1] + "ies" if spelling.endswith("y") else spelling + "s"
-
-
-@lru_cache(maxsize=256)
-def lexicon(dataset: str, procedure: str, kind: LexiconKind) -> Lexicon:
-    """Normalised spelling -> canonical name of a kind in a dataset. The names are the dataset's vocabulary
-    where it has one, else the procedure's; aliases come from both. Empty where neither is known.
-    """
-    known = load_procedure(procedure) if procedure in procedure_names() else None
-    entries: list[tuple[str, str]] = []
-    if known:
-        entities = {"tool": known.tools, "target": known.tissues}.get(kind, ())
-        entries += [(s, e.name) for e in entities for s in (e.name, *e.aliases)]
-        entries += [(v, v) for v in known.verbs if kind == "verb"]
-        activities = {"phase": known.phases, "step": known.steps, "action": known.actions}.get(kind, ())
-        entries += [(a.name, a.name) for a in activities]
-    if has_vocabulary(dataset, kind):
-        words = vocabulary(dataset, kind)
-        entries = [(s, n) for s, n in (*entries, *words.aliases.items()) if n in words.names]
-        entries += [(n, n) for n in words.names]
-    table = {normalise(s): n for s, n in entries if not n.startswith("null ")}
-    if kind in ("tool", "target"):
-        table = {_plural(s): n for s, n in table.items()} | table
-    elif kind == "verb":
-        table = {form: n for s, n in table.items() for form in _verb_forms(s)} | table
-    return MappingProxyType(table)
 
 
 # --- One row ---
@@ -475,8 +261,8 @@ class _Deed:
     targets: frozenset[str]
 
 
-_CONNECTIVES = _set("and while whereas whilst as but with")
-_PRONOUNS = _set("it its they their")
+_CONNECTIVES = word_set("and while whereas whilst as but with")
+_PRONOUNS = word_set("it its they their")
 
 
 def _deeds(text: str, dataset: str, procedure: str) -> list[_Deed]:
@@ -491,12 +277,12 @@ def _deeds(text: str, dataset: str, procedure: str) -> list[_Deed]:
     joint = {s: kind for kind in kinds for s in tables[kind]}
     found: list[_Deed] = []
     subject: list[Mention] = []
-    for sentence in _sentences(text):
-        words = _words(sentence)
-        mentions = [m for m in _mentions(words, joint) if not m.denied]
+    for sentence in sentences(text):
+        words = split_words(sentence)
+        named = [m for m in find_names(words, joint) if not m.denied]
         pieces: list[list[Mention]] = [[]]
         starts = [i for i, w in enumerate(words) if w.comma or w.text in _CONNECTIVES]
-        for m in mentions:
+        for m in named:
             while starts and starts[0] <= m.start:
                 starts.pop(0)
                 pieces.append([])
@@ -504,7 +290,7 @@ def _deeds(text: str, dataset: str, procedure: str) -> list[_Deed]:
         groups: list[list[Mention]] = []
         # "The grasper is in place. It retracts the gallbladder."
         pending = list(subject) if words and words[0].text in _PRONOUNS else []
-        subject = [m for m in mentions if m.name == "tool"][-1:] or subject
+        subject = [m for m in named if m.name == "tool"][-1:] or subject
         for piece in pieces:
             if {"tool", "verb"} <= {m.name for m in (*pending, *piece)}:
                 groups.append([*pending, *piece])
@@ -565,8 +351,8 @@ def _contradiction(
         other = {"achieved": "not achieved", "not achieved": "achieved"}
         said = {
             other[m.name] if m.denied else m.name
-            for s in _sentences(upper)
-            for m in _mentions(_words(s), _HOLDS)
+            for s in sentences(upper)
+            for m in find_names(split_words(s), _HOLDS)
         }
         return bool(said - {answer})
     if task is Task.TOOL_COUNTING:

@@ -10,6 +10,20 @@ from typing import Any
 from surgr1.ontology.errors import Stopped
 
 
+def _any_process(requested: bool, device: Any) -> bool:
+    """Whether any process of the training was asked to stop. The signal reaches them one by one, before and
+    after the end of a step: without agreeing, one would save while another waits for it in the next step.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return requested
+    flag = torch.tensor(int(requested), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
 @contextmanager
 def stop_on_sigterm(steps: int) -> Iterator[Any]:
     """Yields a callback for transformers' Trainer. Leaving the block raises Stopped when SIGTERM ended the
@@ -23,6 +37,7 @@ def stop_on_sigterm(steps: int) -> Iterator[Any]:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.step = state.global_step
+            self.requested = _any_process(self.requested, args.device)
             if self.requested:
                 control.should_save = control.should_training_stop = True
 

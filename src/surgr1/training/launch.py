@@ -78,7 +78,8 @@ def train(
         signal.signal(signal.SIGTERM, before)
     if written.is_file():
         return _RESULT.validate_json(written.read_bytes())
-    if stopped:
+    # Processes that a scheduler stopped themselves end in order too.
+    if stopped or status == 0:
         raise Stopped(f"{out.name}: stopped by SIGTERM; run the same command again to continue")
     raise TrainingError(
         f"the processes that {launcher!r} started ended with status {status} before the stage was done; the"

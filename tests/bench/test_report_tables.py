@@ -266,3 +266,11 @@ def test_the_table_of_reasoning_leaves_out_what_nothing_was_counted_for() -> Non
     assert "| tool recall | 71.2 [60.0, 80.0] | 31 |" in text and "c12" not in text
     assert "| supported | 87.5 |" in text and "omitted" not in text
     assert reasoning_table({}) == ""
+
+
+def test_the_table_of_probes_stands_below() -> None:
+    some = {"value": 12.5, "low": 5.0, "high": 20.0}
+    none = {"value": None, "low": None, "high": None}
+    probe = {"n": 40, "changed": some, "excess": none, "to_wrong": some, "to_right": some}
+    text = reasoning_table({"probes": {"probes": {"tool_swap": probe}}})
+    assert "| tool swap | 40 | 12.5 [5.0, 20.0] | - | 12.5 [5.0, 20.0] | 12.5 [5.0, 20.0] |" in text

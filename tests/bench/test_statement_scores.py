@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surgr1.bench.statements import METRICS, NAMES, check, read_truth, score_rows, statistics
+from surgr1.bench.statements import METRICS, NAMES, check, read_truth, score_rows, shown, statistics
 from surgr1.bench.truth import CONDITIONS, SeenInstrument, TruthRow
 from surgr1.corpora.grid import PreparedImage
 from surgr1.corpora.questions import GRID, quadrant
@@ -178,6 +178,9 @@ def test_scores_of_one_trace_by_hand() -> None:
     assert (m["precision_level_1"], m["precision_level_2"], m["precision_level_3"]) == (0.5, 1.0, None)
     assert (m["read"], m["checkable"]) == (0.75, 1.0)
     assert (m["refuted_per_trace"], m["traces_with_refuted"], m["statements_per_trace"]) == (1.0, 1.0, 3.0)
+    printed = shown(m)
+    assert (printed["traces_with_refuted"], printed["statements_per_trace"]) == (100.0, 3.0)
+    assert not any(v is None for v in printed.values())
     # One of two tools, one of two deeds (the grasper and its idleness are not said).
     assert (m["tool_recall"], m["deed_recall"]) == (0.5, 0.5)
     assert [(r["kind"], r["reason"], r["n"]) for r in scores["refuted"]] == [("tool", "clipper seen", 1)]

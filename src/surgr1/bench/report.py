@@ -21,6 +21,7 @@ from surgr1.bench.published import rows_for
 from surgr1.bench.reasoning_metrics import has_trace, trace_features
 from surgr1.bench.report_samples import Row, SampleFiles, write_samples
 from surgr1.bench.scoring import compare
+from surgr1.bench.statements import shown
 from surgr1.bench.statistics import MIN_VIDEOS
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.reasoning.trace import Outcome
@@ -472,8 +473,8 @@ def _statements(run: ReportInput) -> dict[str, Any]:
     values: list[dict[str, Any]] = []
     for stage in run.stages:
         given = stage.scores.get("statements") or {"metrics": {}, "traces": 0}
-        told = {n: v for n, v in given["metrics"].items() if v is not None}
-        values.append({n: {"value": 100 * v, "n": given["traces"]} for n, v in told.items()})
+        told = shown(given["metrics"])
+        values.append({n: {"value": v, "n": given["traces"]} for n, v in told.items()})
     refuted = [
         {"title": s.title, "lines": found[:8]}
         for s in run.stages

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from surgr1.bench import published
+from surgr1.bench.statements import shown
 from surgr1.bench.statistics import MIN_VIDEOS
 
 Scores = Mapping[str, Any]
@@ -294,7 +295,8 @@ def markdown_table(scores: Sequence[Scores]) -> str:
 
 def reasoning_table(found: Mapping[str, Any]) -> str:
     """What is known of one model's traces as Markdown: a table per dataset and task of the metrics under
-    "reasoning" (`reasoning_metrics.reasoning_scores`) and one of "statements" (`statements.score_rows`).
+    "reasoning" (`reasoning_metrics.reasoning_scores`), one of "statements" (`statements.score_rows`) and one
+    of "probes" (`probes.probe_scores`).
     """
     parts = []
     for group in found.get("reasoning", {}).get("groups", ()):
@@ -308,10 +310,19 @@ def reasoning_table(found: Mapping[str, Any]) -> str:
         parts.append(f"{head}\n\n{_lines(rows)}")
     if "statements" in found:
         said = found["statements"]
-        rows = [["metric", "percent"], ["---", "--:"]]
-        rows += [[n.replace("_", " "), _short(100 * v)] for n, v in said["metrics"].items() if v is not None]
+        rows = [["metric", "value"], ["---", "--:"]]
+        rows += [[n.replace("_", " "), _short(v)] for n, v in shown(said["metrics"]).items()]
         head = f"**Statements against the simulated scene**, {said['traces']} traces"
         parts.append(f"{head}\n\n{_lines(rows)}")
+    if "probes" in found:
+        rows = [
+            ["probe", "n", "answer changed", "over its floor", "to wrong", "to right"],
+            ["---", *["--:"] * 5],
+        ]
+        for kind, body in found["probes"]["probes"].items():
+            cells = [_interval(body[k]) for k in ("changed", "excess", "to_wrong", "to_right")]
+            rows.append([kind.replace("_", " "), str(body["n"]), *cells])
+        parts.append(f"**Causal probes**, percent of answers\n\n{_lines(rows)}")
     return "\n".join(parts)
 
 

@@ -243,6 +243,15 @@ METRICS: Mapping[str, Callable[[Array], Array]] = {
 """Functions of additive statistics (..., D) -> (...), as in `bench.metrics`; shares, not percent."""
 
 
+_COUNTS = ("statements_per_trace", "refuted_per_trace")
+
+
+def shown(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """What has a value of the metrics of `score_rows`: shares in percent, numbers per trace as they are."""
+    told = {n: v for n, v in metrics.items() if v is not None}
+    return {n: v if n in _COUNTS else 100 * v for n, v in told.items()}
+
+
 def score_rows(rows: Iterable[Mapping[str, Any]], truth: Mapping[Key, TruthRow]) -> dict[str, Any]:
     """Scores of prediction rows (bench/predictions.py) whose frames have a truth.
 

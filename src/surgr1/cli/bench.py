@@ -320,7 +320,7 @@ def check_reasoning(
     as_json: Json = False,
 ) -> None:
     """What the reasoning is worth: form, grounding, consistency, right for the wrong reason; on simulated
-    frames the truth of every statement.
+    frames the truth of every statement; and the causal probes of a run, where they lie beside the file.
 
     Example: surgr1 bench reasoning runs/demo/bench/refine/predictions.jsonl --truth runs/demo/sim/truth
     """
@@ -328,9 +328,12 @@ def check_reasoning(
     from surgr1.bench.report_tables import reasoning_table
     from surgr1.pipeline.measure import reasoning
 
-    found = reasoning(list(read_predictions(predictions)), draws=draws, truth=truth)
+    found = dict(reasoning(list(read_predictions(predictions)), draws=draws, truth=truth))
     if not found:
         raise PredictionError(f"{predictions}: no answer was asked to reason")
+    probes = predictions.parent / "probes.json"
+    if probes.is_file():
+        found["probes"] = json.loads(probes.read_text(encoding="utf-8"))
     if as_json:
         show(found, True)
         return

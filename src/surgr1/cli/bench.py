@@ -3,11 +3,14 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from surgr1.cli.app import Data, Json, Out, RecipeFile, Set, console, dataset_folders, open_recipe, show
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="SurgBench: ask models, score answers, compare, report.")
 
@@ -59,8 +62,6 @@ def tasks(as_json: Json = False) -> None:
 
     Example: surgr1 bench tasks --json
     """
-    from rich.table import Table
-
     from surgr1.bench.cards import all_cards
 
     cards = all_cards()
@@ -68,7 +69,7 @@ def tasks(as_json: Json = False) -> None:
         hashes = ({"vocabulary": c.vocabulary_hash, "questions": c.question_hash} for c in cards)
         show([c.model_dump(mode="json") | {"hashes": h} for c, h in zip(cards, hashes, strict=True)], True)
         return
-    table = Table("card", "group", "task", "labels", "primary", "frames", "policy")
+    table = _table("card", "group", "task", "labels", "primary", "frames", "policy")
     for c in cards:
         table.add_row(
             c.id,
@@ -88,15 +89,13 @@ def models(as_json: Json = False) -> None:
 
     Example: surgr1 bench models
     """
-    from rich.table import Table
-
     from surgr1.bench.model_cards import load_model_card, model_ids
 
     cards = [load_model_card(i) for i in model_ids()]
     if as_json:
         show([c.model_dump(mode="json") for c in cards], True)
         return
-    table = Table("card", "printed as", "engine", "weights or API name", "boxes", "published as")
+    table = _table("card", "printed as", "engine", "weights or API name", "boxes", "published as")
     for c in cards:
         where = c.huggingface or c.api_model or str(c.path or "")
         table.add_row(c.id, c.name, c.engine, where, c.coordinates, c.published.protocol)
@@ -191,6 +190,13 @@ def ask(
     console.print(f"next: surgr1 bench score {found.predictions}")
 
 
+def _table(first: str, *others: str) -> "Table":
+    """A table of which nothing is cut: the names in the first column stay whole, the rest is folded."""
+    from rich.table import Column, Table
+
+    return Table(Column(first, no_wrap=True), *(Column(o, overflow="fold") for o in others))
+
+
 def _questions(
     recipe: Path | None, run: Path | None, data: list[str] | None, limit: int | None, seed: int
 ) -> tuple[list[Any], dict[str, Path]]:
@@ -254,8 +260,6 @@ def compare_predictions(
 
     Example: surgr1 bench compare runs/a/predictions.jsonl runs/b/predictions.jsonl
     """
-    from rich.table import Table
-
     from surgr1.bench.predictions import read_predictions
     from surgr1.bench.scoring import compare
 
@@ -263,7 +267,7 @@ def compare_predictions(
     if as_json:
         show(found, True)
         return
-    table = Table("task", "difference", "95 %", "p", "p, Holm", "p, sign flips")
+    table = _table("task", "difference", "95 %", "p", "p, Holm", "p, sign flips")
     for card, d in found.items():
         rest = [f"{d[k]:.4f}" if k in d else "" for k in ("p", "p_holm", "p_sign_flip")]
         table.add_row(card, f"{d['difference']:+.1f}", f"[{d['low']:.1f}, {d['high']:.1f}]", *rest)
@@ -283,8 +287,6 @@ def published(
     """
     from dataclasses import asdict
 
-    from rich.table import Table
-
     from surgr1.bench import published as stored
 
     if not check:
@@ -292,7 +294,7 @@ def published(
         if as_json:
             show([asdict(t) for t in tables], True)
             return
-        listing = Table("table", "title", "models", "columns", "source")
+        listing = _table("table", "title", "models", "columns", "source")
         for t in tables:
             listing.add_row(t.id, t.title, str(len(t.rows)), ", ".join(c.name for c in t.columns), t.source)
         console.print(listing)
@@ -301,7 +303,7 @@ def published(
     if as_json:
         show([asdict(c) for c in claims], True)
         return
-    found = Table("claim", "printed", "value", "verdict", "reading, or why not")
+    found = _table("claim", "printed", "value", "verdict", "reading, or why not")
     for c in claims:
         value = "-" if c.value is None else f"{c.value:.2f}"
         found.add_row(c.claim, str(c.printed), value, c.verdict, c.reason or c.reading)

@@ -369,7 +369,7 @@ def test_the_whole_road_killed_and_continued(tmp_path) -> None:
     assert "ran " not in again.stdout and time.monotonic() - start < 30
     report = cli("bench", "report", str(cut), "--json")
     assert list(json.loads(report.stdout)) == ["base", "sft", "coldstart", "grpo", "refine"]
-    table = cli("bench", "report", str(cut), "--markdown").stdout
+    table = cli("bench", "report", str(cut)).stdout
     assert "| Arena public " in table and "| valid format, external sets " in table
     planned = json.loads(
         cli("train", "plan", str(RECIPES / "smoke.yaml"), "--out", str(cut), "--json").stdout

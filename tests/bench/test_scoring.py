@@ -147,6 +147,18 @@ def test_boxes_stand_beside_cocos_reading_and_its_range(tmp_path) -> None:
     )
 
 
+def test_criteria_have_wilson_intervals(tmp_path) -> None:
+    """Table 10: 76 of 87 questions right is 87.4 [78.8, 92.8] (evaluation.md B4)."""
+    card = CARDS["nanfang-cvs"]
+    rows = rows_of(card, tmp_path, videos=1, frames=29)
+    wrong = [r | {"prediction": {"no": "yes", "yes": "no"}[r["answer"]]} for r in rows[:11]]
+    found = score([*wrong, *rows[11:]], name="x", draws=20)["cards"][0]
+    pooled = found["wilson"]["pooled"]
+    assert found["metrics"]["pooled"]["value"] == pytest.approx(100 * 76 / 87)
+    assert (round(pooled["low"], 1), round(pooled["high"], 1)) == (78.8, 92.8)
+    assert set(found["wilson"]) == {"c1", "c2", "c3", "pooled"}
+
+
 def test_bootstrap_equals_a_slow_resampling_of_rows(tmp_path) -> None:
     card = CARDS["cholec80-phase"]
     generator = random.Random(0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surgr1.bench.statements import METRICS, NAMES, check, read_truth, score_rows, shown, statistics
-from surgr1.bench.truth import CONDITIONS, SeenInstrument, TruthRow
+from surgr1.bench.statements import METRICS, NAMES, check, score_rows, shown, statistics
+from surgr1.bench.truth import CONDITIONS, SeenInstrument, TruthRow, read_truth
 from surgr1.corpora.grid import PreparedImage
 from surgr1.corpora.questions import GRID, quadrant
 from surgr1.corpora.sources import Source, read_source

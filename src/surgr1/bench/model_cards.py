@@ -209,16 +209,8 @@ def _problems(card: ModelCard) -> list[str]:
             found.append("give path or huggingface, not both")
         if card.adapter and not card.path:
             found.append("an adapter needs the path of its base model")
-        for field in (
-            "api_model",
-            "base_url",
-            "base_url_env",
-            "api_key_env",
-            "extra_body",
-            "omit",
-            "thinking",
-        ):
-            if getattr(card, field):
+        for field in _ENDPOINT_ONLY:
+            if getattr(card, field) != ModelCard.model_fields[field].default:
                 found.append(f"{field} belongs to an endpoint, engine is {card.engine}")
         if card.picture != "grid":
             found.append(f"engine {card.engine} does not resize: picture must be grid")

@@ -12,7 +12,8 @@ N and the stamp that says what it may be compared with.
                 "centres": [{"centre", "seen", "n", "videos", "value", "low", "high"}], "warnings",
                 "stamp": {"protocol", "form", "questions", "frames", "vocabulary"},
                 "asked": {"reasoning", "prompts"}, "usage": `predictions.usage`,
-                "ordered_precision" (boxes: COCO AP "ap", "ap50", "ap75", "low", "high" over orders)}],
+                "ordered_precision" (boxes: COCO AP "ap", "ap50", "ap75", "low", "high" over orders),
+                "wilson" (CVS: {"c1", "c2", "c3", "pooled": {"low", "high"}})}],
      "arena": {"public"|"external": {"value", "low", "high", "floor", "lift" (share), "tasks", "missing",
                "renji_triplet_acc"}},
      "calibration": `calibration` or null, "letters": `predictions.letter_counts`}
@@ -45,6 +46,7 @@ from surgr1.bench.statistics import (
     paired_difference,
     resampled_sums,
     sign_flip_p,
+    wilson,
 )
 from surgr1.ontology.errors import SurgR1Error
 
@@ -199,7 +201,21 @@ def _card(
         },
         "usage": usage(rows, price),
         "ordered_precision": _ordered(stats),
+        "wilson": _wilson(stats),
     }
+
+
+def _wilson(stats: CardStatistics) -> dict[str, dict[str, float]]:
+    """Wilson intervals of the CVS accuracies, in percent, for comparison with tables that have no videos
+    (evaluation.md B4); {} for other kinds.
+    """
+    if stats.card.kind != "cvs":
+        return {}
+    right = [(r["focus"], answered(r) and r["prediction"] == r["answer"]) for r in stats.rows]
+    parts = {f.lower(): [hit for focus, hit in right if focus == f] for f in sorted({f for f, _ in right})}
+    parts["pooled"] = [hit for _, hit in right]
+    found = {name: wilson(sum(hits), len(hits)) for name, hits in parts.items()}
+    return {name: {"low": i.low, "high": i.high} for name, i in found.items()}
 
 
 def _ordered(stats: CardStatistics) -> dict[str, Any] | None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from surgr1.bench.truth import CONDITIONS, Key, TruthError, TruthRow, read_truth
+from surgr1.bench.metrics.base import Array, defined
+from surgr1.bench.truth import CONDITIONS, Key, TruthRow
 from surgr1.corpora.questions import quadrant
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.vocabularies import vocabulary
@@ -21,9 +21,6 @@ from surgr1.reasoning.lexicon import ANY, NULL
 from surgr1.reasoning.statements import KINDS, Statement, read
 from surgr1.reasoning.trace import parse
 
-__all__ = ["METRICS", "NAMES", "TruthError", "TruthRow", "Verdict", "check", "read_truth", "score_rows"]
-
-Array = NDArray[np.float64]
 Result = Literal["supported", "refuted", "uncheckable"]
 LEVELS = (1, 2, 3)
 NOT_DRAWN = frozenset({"peritoneum", "blood vessel", "cystic pedicle"})
@@ -200,11 +197,6 @@ def statistics(verdicts: Sequence[Verdict], truth: TruthRow) -> Array:
     return s
 
 
-def _ratio(a: Array, b: Array) -> Array:
-    """a / b; NaN where nothing was said, which is no score."""
-    return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
-
-
 def _sum(
     s: Array, results: Sequence[str], kinds: Sequence[str] = KINDS, levels: Sequence[int] = LEVELS
 ) -> Array:
@@ -214,13 +206,13 @@ def _sum(
 
 
 def _precision(kinds: Sequence[str] = KINDS, levels: Sequence[int] = LEVELS) -> Callable[[Array], Array]:
-    return lambda s: _ratio(
+    return lambda s: defined(
         _sum(s, ["supported"], kinds, levels), _sum(s, ["supported", "refuted"], kinds, levels)
     )
 
 
 def _share(part: str, whole: str) -> Callable[[Array], Array]:
-    return lambda s: _ratio(s[..., _AT[part]], s[..., _AT[whole]])
+    return lambda s: defined(s[..., _AT[part]], s[..., _AT[whole]])
 
 
 _EVERY = ("supported", "refuted", "unknown")
@@ -230,19 +222,17 @@ METRICS: Mapping[str, Callable[[Array], Array]] = {
     **{f"precision_{kind}": _precision([kind]) for kind in KINDS},
     **{f"precision_level_{level}": _precision(levels=[level]) for level in LEVELS},
     # Of the statements that were read, how many the scene decides.
-    "checkable": lambda s: _ratio(_sum(s, _EVERY[:2]), _sum(s, _EVERY)),
+    "checkable": lambda s: defined(_sum(s, _EVERY[:2]), _sum(s, _EVERY)),
     # Of all clauses that say something, how many were read.
-    "read": lambda s: _ratio(_sum(s, _EVERY), _sum(s, _EVERY) + s[..., _AT["unread"]]),
-    "statements_per_trace": lambda s: _ratio(_sum(s, _EVERY), s[..., _AT["traces"]]),
-    "refuted_per_trace": lambda s: _ratio(_sum(s, ["refuted"]), s[..., _AT["traces"]]),
+    "read": lambda s: defined(_sum(s, _EVERY), _sum(s, _EVERY) + s[..., _AT["unread"]]),
+    "statements_per_trace": lambda s: defined(_sum(s, _EVERY), s[..., _AT["traces"]]),
+    "refuted_per_trace": lambda s: defined(_sum(s, ["refuted"]), s[..., _AT["traces"]]),
     "traces_with_refuted": _share("traces_refuted", "traces"),
     # What of the scene Levels 1 and 2 state.
     "tool_recall": _share("tools_said", "tools_true"),
     "deed_recall": _share("deeds_said", "deeds_true"),
 }
-"""Functions of additive statistics (..., D) -> (...), as in `bench.metrics`; shares, not percent."""
-
-
+"""Functions of additive statistics (..., D) -> (...), as in `bench.metrics`: shares, but for `_COUNTS`."""
 _COUNTS = ("statements_per_trace", "refuted_per_trace")
 
 

@@ -330,7 +330,7 @@ def check_reasoning(
     from surgr1.bench.report_tables import reasoning_table
     from surgr1.pipeline.measure import reasoning
 
-    found = dict(reasoning(list(read_predictions(predictions)), draws=draws, truth=truth))
+    found = reasoning(list(read_predictions(predictions)), predictions.parent, draws=draws, truth=truth)
     if not found:
         raise PredictionError(f"{predictions}: no answer was asked to reason")
     probes = predictions.parent / "probes.json"

@@ -13,7 +13,7 @@ from surgr1.corpora.sources import Source
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import has_vocabulary, vocabulary
-from surgr1.reasoning.answers import format_box
+from surgr1.reasoning.answers import VOCABULARY_KIND, format_box
 from surgr1.reasoning.prompt import build_prompt
 
 _LISTABLE = 20
@@ -64,14 +64,6 @@ _WORDINGS: Mapping[Task, tuple[str, ...]] = {
         "Is the critical view of safety achieved?",
         "Has the critical view of safety been achieved in this image?",
     ),
-}
-_VOCABULARY = {
-    Task.TOOL_RECOGNITION: "tool",
-    Task.TISSUE_RECOGNITION: "tissue",
-    Task.ACTION_RECOGNITION: "action",
-    Task.TRIPLET_EXTRACTION: "triplet",
-    Task.STEP_RECOGNITION: "step",
-    Task.PHASE_RECOGNITION: "phase",
 }
 
 
@@ -141,7 +133,7 @@ class Frame:
         options: tuple[str, ...] = GRID if task is Task.GRID_POSITION_RECOGNITION else ()
         if task is Task.OVERALL_CVS_ASSESSMENT:
             options = ("achieved", "not achieved")
-        kind = _VOCABULARY.get(task)
+        kind = VOCABULARY_KIND.get(task)
         if kind and kind in self._options:
             options = self._options[kind]
         elif kind and has_vocabulary(self._dataset, kind):

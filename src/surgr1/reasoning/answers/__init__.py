@@ -25,11 +25,12 @@ Modules, each using only those before it: `spelling`, `sentences`, `spec`, `wrap
 
 from surgr1.reasoning.answers.boxes import Box, format_box, iou, parse_boxes
 from surgr1.reasoning.answers.ladder import extract, same_answer
-from surgr1.reasoning.answers.spec import AnswerSpec, Extraction, Kind, spec_for
+from surgr1.reasoning.answers.spec import VOCABULARY_KIND, AnswerSpec, Extraction, Kind, spec_for
 from surgr1.reasoning.answers.spelling import mentions, normalise
 from surgr1.reasoning.answers.triplets import parse_triplets, triplet_components
 
 __all__ = [
+    "VOCABULARY_KIND",
     "AnswerSpec",
     "Box",
     "Extraction",

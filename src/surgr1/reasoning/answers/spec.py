@@ -31,7 +31,7 @@ _KINDS: Mapping[Task, Kind] = MappingProxyType(
         Task.SURGICAL_VQA: "text",
     }
 )
-_VOCABULARY_KIND: Mapping[Task, str] = MappingProxyType(
+VOCABULARY_KIND: Mapping[Task, str] = MappingProxyType(
     {
         Task.TOOL_RECOGNITION: "tool",
         Task.TISSUE_RECOGNITION: "tissue",
@@ -41,6 +41,7 @@ _VOCABULARY_KIND: Mapping[Task, str] = MappingProxyType(
         Task.PHASE_RECOGNITION: "phase",
     }
 )
+"""The kind of vocabulary that a task's answers come from."""
 _GRID_ALIASES = {
     f"{a} {b}": f"{side}-{height}"
     for side in ("left", "right")
@@ -111,6 +112,6 @@ def spec_for(
         aliases = _GRID_ALIASES
     elif task is Task.OVERALL_CVS_ASSESSMENT:
         aliases = _CVS_ALIASES
-    elif dataset and task in _VOCABULARY_KIND and has_vocabulary(dataset, _VOCABULARY_KIND[task]):
-        aliases = dict(vocabulary(dataset, _VOCABULARY_KIND[task]).aliases)
+    elif dataset and task in VOCABULARY_KIND and has_vocabulary(dataset, VOCABULARY_KIND[task]):
+        aliases = dict(vocabulary(dataset, VOCABULARY_KIND[task]).aliases)
     return AnswerSpec(kind, tuple(options), MappingProxyType(aliases), letters)

@@ -55,7 +55,7 @@ def test_the_sets_of_the_paper_have_their_cards() -> None:
     assert groups["public"] == {"cholect50", "cholec80", "sar-rarp50", "multibypass140"}
     assert groups["external"] == set(HOSPITALS)
     assert sum(c.group == "external" for c in all_cards()) == 6
-    assert {"endoscapes", "endovis17", "endovis18"} <= groups["extra"]
+    assert {"endoscapes", "endovis17", "endovis18-vqa", "endovis18-vqla"} <= groups["extra"]
     # K of the macro metrics (evaluation.md B0, B2, B3).
     sizes = {c.id: len(c.labels) for c in all_cards() if c.kind == "label"}
     assert sizes["cholec80-phase"] == 7 and sizes["multibypass140-phase"] == 12
@@ -110,9 +110,9 @@ def test_questions_have_the_cards_one_wording() -> None:
     before = sample("cholect50", Task.TOOL_LOCALIZATION, "hook")
     assert box.asked(before).question == "Where is the hook? Give its box."
     assert box.asked(before).sample_id == before.sample_id, "the wording does not make it another sample"
-    vqa = card_of("endovis18", "surgical_vqa")
+    vqa = card_of("endovis18-vqa", "surgical_vqa")
     assert (
-        vqa is not None and vqa.asked(sample("endovis18", Task.SURGICAL_VQA)).question == "a training wording"
+        vqa is not None and vqa.asked(sample("endovis18-vqa", Task.SURGICAL_VQA)).question == "a training wording"
     )
 
 

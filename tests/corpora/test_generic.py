@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from surgr1.bench.cards import card_of
-from surgr1.corpora.build import build, check_root
-from surgr1.corpora.grid import ImageError
-from surgr1.corpora.schema import read_samples
-from surgr1.corpora.sources import LabelError, LayoutError, Source, read_source
+from surgr1.corpora.build import build, corpus_samples
+from surgr1.corpora.doctor import examine, layouts_of
+from surgr1.corpora.files import LabelError, LayoutError
+from surgr1.corpora.sources import Source, read_source
 from surgr1.ontology.tasks import Task
 from surgr1.synthesis.teachers import aspects
 
@@ -69,7 +69,7 @@ def test_both_tables_say_the_same(tmp_path) -> None:
 def test_samples_go_through_parquet_and_the_teachers_sentences(tmp_path) -> None:
     source = Source(dataset="renji", root=tree(tmp_path / "renji"), format="generic", role="external")
     build([source], tmp_path / "data")
-    back = list(read_samples(tmp_path / "data" / "renji.parquet"))
+    back = list(corpus_samples(tmp_path / "data", "renji"))
     assert back == list(read_source(source))
     partial = next(s for s in back if s.labels.cvs is not None)
     assert partial.labels.cvs == (False, True, None)
@@ -77,10 +77,13 @@ def test_samples_go_through_parquet_and_the_teachers_sentences(tmp_path) -> None
 
 
 def test_a_folder_is_recognised(tmp_path) -> None:
-    found = check_root(tree(tmp_path / "renji"))
-    assert (found["layout"], found["complete"], found["videos"], found["frames"]) == ("generic", True, 2, 3)
-    broken = check_root(tree(tmp_path / "b", text='{"video": "p01", "frame": 0}\n'))
-    assert not broken["complete"] and "frames.jsonl:1" in broken["problem"] and "image" in broken["problem"]
+    root = tree(tmp_path / "renji")
+    assert layouts_of(root) == ("generic",)
+    found = examine(root, "generic")
+    assert (found.state, found.videos, found.frames) == ("complete", 2, 3)
+    broken = examine(tree(tmp_path / "b", text='{"video": "p01", "frame": 0}\n'), "generic")
+    assert broken.state == "broken"
+    assert any("frames.jsonl:1" in p and "image" in p for p in broken.problems)
 
 
 def test_the_policy_is_local_only_unless_the_owner_says_otherwise(tmp_path) -> None:
@@ -120,8 +123,8 @@ def test_aliases_and_native_spellings_are_understood(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": "../secret.png"}, r"frames\.jsonl:1: image '\.\./secret\.png' leads out"),
-        ({"image": "/etc/passwd"}, "leads out"),
+        ({"image": "../secret.png"}, r"frames\.jsonl:1: path '\.\./secret\.png' holds '\.\.'"),
+        ({"image": "/etc/passwd"}, r"frames\.jsonl:1: path '/etc/passwd' is absolute"),
         ({"tools": ["banana"]}, "no tool 'banana'; allowed: grasper"),
         ({"triplets": [["hook", "pack", "liver"]]}, "hook pack liver: not among the 100"),
         ({"frame": -1}, "frame: .* found -1"),
@@ -179,5 +182,5 @@ def test_a_wrong_folder_is_named(tmp_path) -> None:
         read(both)
     missing = tree(tmp_path / "d")
     (missing / "images/p02_000000.png").unlink()
-    with pytest.raises(ImageError, match="p02_000000"):
+    with pytest.raises(LabelError, match=r"frames\.jsonl:3: .*p02_000000\.png: no such picture"):
         read(missing)

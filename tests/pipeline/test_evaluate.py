@@ -34,6 +34,7 @@ from surgr1.pipeline.evaluate import (
     ask,
     card_of_run,
     folder_samples,
+    folder_sources,
     frame_lists,
     open_engine,
     shown_images,
@@ -404,7 +405,7 @@ def world(tmp_path_factory) -> Path:
 
 def test_folders_give_the_cards_questions_about_test_videos_and_all_of_a_hospitals(world) -> None:
     folders = {"sim-cholec80": world, "sim-strasbourg": world}
-    samples = folder_samples(folders)
+    samples = folder_samples(folder_sources(folders))
     assert {(s.dataset, s.video) for s in samples} == {
         ("sim-cholec80", "video41"),
         ("sim-strasbourg", "video01"),
@@ -415,12 +416,12 @@ def test_folders_give_the_cards_questions_about_test_videos_and_all_of_a_hospita
         "sim-strasbourg": {"phase_recognition"},
     }
     assert {d: {str(s.task) for s in samples if s.dataset == d} for d in folders} == tasks
-    few = folder_samples(folders, limit=4)
-    assert len(few) == 12 and few == folder_samples(folders, limit=4)
+    few = folder_samples(folder_sources(folders), limit=4)
+    assert len(few) == 12 and few == folder_samples(folder_sources(folders), limit=4)
     assert {s.sample_id for s in few} == {s.sample_id for s in frame_lists(samples, limit=4)}
-    assert few != folder_samples(folders, limit=4, seed=1)
+    assert few != folder_samples(folder_sources(folders), limit=4, seed=1)
     with pytest.raises(EvaluateError, match="--data cholec99"):
-        folder_samples({"cholec99": world})
+        folder_samples(folder_sources({"cholec99": world}))
 
 
 def test_a_folder_without_a_test_video_is_refused(world, tmp_path) -> None:
@@ -429,7 +430,7 @@ def test_a_folder_without_a_test_video_is_refused(world, tmp_path) -> None:
     for path in sorted((tmp_path / "t").rglob("*video4*"), reverse=True):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(EvaluateError, match="no question of a task card about a test video"):
-        folder_samples({"sim-cholec80": tmp_path / "t"})
+        folder_samples(folder_sources({"sim-cholec80": tmp_path / "t"}))
 
 
 def test_a_trained_run_is_asked_through_transformers(tmp_path, roots) -> None:

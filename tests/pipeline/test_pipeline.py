@@ -16,6 +16,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from surgr1.corpora.build import corpus_parts
 from surgr1.pipeline import stages
 from surgr1.pipeline.doctor import examine
 from surgr1.pipeline.manifest import (
@@ -242,7 +243,12 @@ def test_every_command_has_help_with_an_example() -> None:
         "doctor",
         "data build",
         "data show",
-        "data check",
+        "data sources",
+        "data doctor",
+        "data licence",
+        "data frames",
+        "data duplicates",
+        "data export",
         "data leaks",
         "cot synthesize",
         "cot check",
@@ -352,8 +358,9 @@ def test_the_whole_road_killed_and_continued(tmp_path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     subprocess.run([*command, str(cut)], check=True, timeout=900, capture_output=True)
-    for name in ("data/sim-cholect50.parquet", "data/sim-endoscapes.parquet"):
-        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+    for dataset in ("sim-cholect50", "sim-endoscapes"):
+        parts = [corpus_parts(run / "data", dataset) for run in (whole, cut)]
+        assert parts[0] and [p.read_bytes() for p in parts[0]] == [p.read_bytes() for p in parts[1]]
     for stage in ("base", "sft", "coldstart", "grpo", "refine"):
         rows = [
             {

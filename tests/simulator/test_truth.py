@@ -17,7 +17,7 @@ from surgr1.simulator.operations import Operation, simulate_operation
 from surgr1.simulator.render import render
 from surgr1.simulator.scene import Centre, Cholecystectomy, Instrument, Scene
 from surgr1.simulator.truth import clips_seen
-from surgr1.simulator.world import _PROCEDURES, SimPlan, Tree, simulate
+from surgr1.simulator.world import SimPlan, Tree, simulate
 
 TREES = (
     Tree(dataset="sim-cholec80", centre="sim-strasbourg-public", seconds=14, train=(1,)),
@@ -98,14 +98,15 @@ def test_the_file_says_that_it_is_simulated_and_lies_outside_the_trees(world) ->
 @pytest.mark.parametrize("tree", TREES, ids=lambda t: t.dataset)
 def test_a_tree_is_the_same_bytes_whether_or_not_truth_is_gathered(tmp_path, monkeypatch, tree) -> None:
     number, centre = tree.videos[0], CENTRES[tree.centre]
-    whole = simulate_operation(_PROCEDURES[tree.layout], seed=3, centre=centre, seconds=tree.seconds)
+    scenario = writers.scenario_of(tree.layout)
+    whole = simulate_operation(scenario, seed=3, centre=centre, seconds=tree.seconds)
     operation = Operation(whole.procedure, whole.rate, whole.scenes[::5])
     trees = []
     for name in ("with", "without"):
         if name == "without":
-            monkeypatch.setattr(writers, "frame_truth", lambda *_: {})
+            monkeypatch.setattr(writers.writer(tree.layout), "frame_truth", lambda *_: {})
         root = tmp_path / name
-        found = writers.WRITERS[tree.layout](root, number, operation, centre, tree.split)
+        found = writers.write_video(tree.layout, root, number, operation, centre, tree.split)
         writers.finish_tree(tree.layout, root, {number: found}, tree.split)
         trees.append({p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()})
     assert trees[0] == trees[1] and len(trees[0]) > 2

@@ -169,7 +169,8 @@ _ORDER = (
     "nanfang",
     "endoscapes",
     "endovis17",
-    "endovis18",
+    "endovis18-vqa",
+    "endovis18-vqla",
 )
 
 

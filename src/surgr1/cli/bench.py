@@ -203,18 +203,19 @@ def _questions(
     """The questions of the task cards about a recipe's built data (in `run`, or where the recipe's runs lie)
     or about dataset folders, with the folders that their pictures lie in.
     """
-    from surgr1.pipeline.evaluate import EvaluateError, folder_samples, frame_lists
+    from surgr1.pipeline.evaluate import EvaluateError, folder_samples, folder_sources, frame_lists
     from surgr1.pipeline.stages import Run
 
     if recipe is not None:
         loaded, folder = open_recipe(recipe, run, data, None)
         built = Run(loaded, folder, console)
         chosen = frame_lists(built.samples, limit=limit or loaded.bench.limit_per_card, seed=loaded.seed)
-        return chosen, {s.dataset: s.root for s in loaded.sources}
+        return chosen, {s.dataset: s.picture_root for s in loaded.sources}
     roots = dataset_folders(data)
     if not roots:
         raise EvaluateError("name the data: --data DATASET=PATH (repeatable), or --recipe of a run")
-    return folder_samples(roots, limit=limit, seed=seed), roots
+    sources = folder_sources(roots)
+    return folder_samples(sources, limit=limit, seed=seed), {s.dataset: s.picture_root for s in sources}
 
 
 @app.command("score")

@@ -15,7 +15,7 @@ from surgr1.ontology.errors import SurgR1Error
 
 FACTOR = 28
 """Pixels per merged image token: patch 14, merge 2 (Qwen2.5-VL)."""
-_MAX_SOURCE_PIXELS = 64_000_000
+MAX_SOURCE_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded (decompression bombs); 8K video has 33 million."""
 
 
@@ -56,17 +56,20 @@ def fit_grid(width: int, height: int, *, min_tokens: int, max_tokens: int) -> tu
     return w, h
 
 
+def _refuse_absurd(path: Path, picture: Image.Image) -> None:
+    if picture.width * picture.height > MAX_SOURCE_PIXELS:
+        raise ImageError(
+            f"{path}: {picture.width} x {picture.height} pixels is over the limit of {MAX_SOURCE_PIXELS}"
+        )
+
+
 def open_image(path: Path) -> Image.Image:
     """Decode a picture to RGB. Raises ImageError naming the file when it is missing, truncated or too
     large.
     """
     try:
         with Image.open(path) as picture:
-            if picture.width * picture.height > _MAX_SOURCE_PIXELS:
-                raise ImageError(
-                    f"{path}: {picture.width} x {picture.height} pixels is over the limit of"
-                    f" {_MAX_SOURCE_PIXELS}"
-                )
+            _refuse_absurd(path, picture)
             return picture.convert("RGB")
     except FileNotFoundError:
         raise ImageError(f"{path}: no such picture; is the dataset complete?") from None
@@ -78,6 +81,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """(width, height) from the header. Raises ImageError."""
     try:
         with Image.open(path) as picture:
+            _refuse_absurd(path, picture)
             return picture.size
     except FileNotFoundError:
         raise ImageError(f"{path}: no such picture; is the dataset complete?") from None

@@ -4,8 +4,9 @@ lean on one.
 
 import hashlib
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from surgr1.corpora.registry import canonical_video
 from surgr1.corpora.schema import Box, LabelledBox, Labels, Policy, Protocol, Role, Sample
@@ -50,6 +51,10 @@ _WORDINGS: Mapping[Task, tuple[str, ...]] = {
         "Describe the complete surgical action in terms of tool, action, and tissue.",
         "Which tool does what to which tissue?",
     ),
+    Task.MOTION_RECOGNITION: (
+        "How does the camera move in this clip?",
+        "Which motion of the laparoscope follows?",
+    ),
     Task.TOOL_COUNTING: ("How many instruments are visible?", "Count the instruments in view."),
     Task.STEP_RECOGNITION: (
         "Which surgical step is being performed?",
@@ -67,144 +72,167 @@ _WORDINGS: Mapping[Task, tuple[str, ...]] = {
 }
 
 
+_FIXED_OPTIONS: Mapping[Task, tuple[str, ...]] = {
+    Task.GRID_POSITION_RECOGNITION: GRID,
+    Task.OVERALL_CVS_ASSESSMENT: ("achieved", "not achieved"),
+}
+
+
 def quadrant(box: Box, width: int, height: int) -> str:
     """The quadrant of a box's centre."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     return f"{'left' if x < width / 2 else 'right'}-{'top' if y < height / 2 else 'bottom'}"
 
 
-class Frame:
-    """One labelled frame of a source and the samples its labels support.
+class Question(NamedTuple):
+    """One question that a frame's labels answer."""
 
-    `frame` is the number in the dataset's own unit, `image` relative to the source's root, `size` (width,
-    height) in pixels, `tool_count` the number of instrument instances where the dataset labels instances.
-    `options` are vocabularies by kind that go before the ontology's, `questions` open (question, answer)
-    pairs; `centre`, `policy` and `licence` go before the source's.
+    task: Task
+    question: str
+    options: tuple[str, ...]
+    protocol: Protocol
+    focus: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One labelled frame of a source.
+
+    `frame` is the number in the dataset's own unit, `image` relative to the source's picture root, `size`
+    (width, height) in pixels, `tool_count` the number of instrument instances where the dataset labels
+    instances. `options` are vocabularies by kind that go before the ontology's, `questions` open (question,
+    answer) pairs; `centre`, `policy` and `licence` go before the source's.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        procedure: str,
-        video: str,
-        frame: int,
-        seconds: float,
-        image: str,
-        size: tuple[int, int],
-        labels: Labels,
-        role: Role,
-        centre: str = "",
-        tool_count: int | None = None,
-        policy: Policy | None = None,
-        licence: str = "",
-        options: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
-        questions: tuple[tuple[str, str], ...] = (),
-    ) -> None:
-        self.labels, self.size, self.tool_count = labels, size, tool_count
-        self._options, self._questions = options, questions
-        self._options_share = source.options_share
-        self._common: dict[str, Any] = {
-            "dataset": source.dataset,
-            "centre": centre or source.centre,
-            "procedure": procedure,
-            "canonical_video": canonical_video(source.dataset, video),
-            "video": video,
-            "frame": frame,
-            "seconds": seconds,
-            "image": image,
-            "width": size[0],
-            "height": size[1],
-            "labels": labels,
-            "split": role,
-            "role": role,
-            "policy": policy or source.data_policy,
-            # The licence of all five public datasets.
-            "licence": licence or source.licence or "CC BY-NC-SA 4.0",
-        }
-        self._dataset, self._procedure = source.dataset, procedure
-        self._key = f"{source.dataset}|{video}|{frame}"
+    source: Source
+    _: KW_ONLY
+    procedure: str
+    video: str
+    frame: int
+    seconds: float
+    image: str
+    size: tuple[int, int]
+    labels: Labels
+    role: Role
+    centre: str = ""
+    tool_count: int | None = None
+    policy: Policy | None = None
+    licence: str = ""
+    options: Mapping[str, tuple[str, ...]] | None = None
+    questions: tuple[tuple[str, str], ...] = ()
+    asks_places: bool = True
+    """False where the dataset has questions about places of its own: none is derived from boxes then, since
+    the two may contradict each other (datasets-b.md 12.5).
+    """
 
-    def _sample(self, task: Task, answer: str, focus: str = "", question: str = "") -> Sample:
-        if not question:
-            wordings = _WORDINGS[task]
-            pick = hashlib.sha256(f"{self._key}|{task}|{focus}".encode()).digest()[0] % len(wordings)
-            question = wordings[pick].format(focus=focus, procedure=self._procedure)
-        options: tuple[str, ...] = GRID if task is Task.GRID_POSITION_RECOGNITION else ()
-        if task is Task.OVERALL_CVS_ASSESSMENT:
-            options = ("achieved", "not achieved")
-        kind = VOCABULARY_KIND.get(task)
-        if kind and kind in self._options:
-            options = self._options[kind]
-        elif kind and has_vocabulary(self._dataset, kind):
-            options = vocabulary(self._dataset, kind).names
-        draw = hashlib.sha256(f"options|{self._key}|{task}|{focus}".encode()).digest()[0] / 256
-        offered = 0 < len(options) <= _LISTABLE and draw < self._options_share
-        protocol: Protocol = "options" if offered else "open"
-        return Sample(
-            task=task,
-            question=question,
-            options=options,
-            protocol=protocol,
-            focus=focus,
-            answer=answer,
-            **self._common,
-        )
+    def common(self) -> dict[str, Any]:
+        """What all samples of this frame share, by the names of `Sample`."""
+        source = self.source
+        return {
+            "dataset": source.dataset,
+            "centre": self.centre or source.centre,
+            "procedure": self.procedure,
+            "canonical_video": canonical_video(source.dataset, self.video),
+            "video": self.video,
+            "frame": self.frame,
+            "seconds": self.seconds,
+            "image": self.image,
+            "width": self.size[0],
+            "height": self.size[1],
+            "labels": self.labels,
+            "split": self.role,
+            "role": self.role,
+            "policy": self.policy or source.data_policy,
+            "licence": self.licence or source.data_licence,
+        }
 
     def samples(self) -> list[Sample]:
+        """Every question this frame's labels answer, as samples."""
+        common = self.common()
+        return [Sample(**q._asdict(), **common) for q in self.ask()]
+
+    def ask(self) -> list[Question]:
         """Every question this frame's labels answer."""
         labels = self.labels
-        found: list[Sample] = []
+        found: list[Question] = []
         if labels.tools is not None:
-            found.append(self._sample(Task.TOOL_RECOGNITION, ", ".join(labels.tools) or "none"))
-        if labels.tissues is not None and (
-            "tissue" in self._options or has_vocabulary(self._dataset, "tissue")
-        ):
-            found.append(self._sample(Task.TISSUE_RECOGNITION, ", ".join(labels.tissues) or "none"))
+            found.append(self._ask(Task.TOOL_RECOGNITION, ", ".join(labels.tools) or "none"))
+        if labels.tissues is not None and self._vocabulary("tissue"):
+            found.append(self._ask(Task.TISSUE_RECOGNITION, ", ".join(labels.tissues) or "none"))
         for task, names in (
             (Task.TOOL_LOCALIZATION, labels.tools),
             (Task.TISSUE_LOCALIZATION, labels.tissues),
         ):
             for box in _single(labels.boxes or (), names or ()):
-                found.append(self._sample(task, format_box(box.xyxy), box.name))
-                if task is Task.TOOL_LOCALIZATION:
+                found.append(self._ask(task, format_box(box.xyxy), box.name))
+                if task is Task.TOOL_LOCALIZATION and self.asks_places:
                     found.append(
-                        self._sample(Task.GRID_POSITION_RECOGNITION, quadrant(box.xyxy, *self.size), box.name)
+                        self._ask(Task.GRID_POSITION_RECOGNITION, quadrant(box.xyxy, *self.size), box.name)
                     )
         if labels.triplets is not None:
-            found.append(
-                self._sample(
-                    Task.TRIPLET_EXTRACTION, "; ".join(" ".join(t) for t in labels.triplets) or "none"
-                )
-            )
+            answer = "; ".join(" ".join(t) for t in labels.triplets) or "none"
+            found.append(self._ask(Task.TRIPLET_EXTRACTION, answer))
         if labels.action is not None:
-            found.append(self._sample(Task.ACTION_RECOGNITION, labels.action))
+            found.append(self._ask(Task.ACTION_RECOGNITION, labels.action))
+        if labels.motion is not None:
+            found.append(self._ask(Task.MOTION_RECOGNITION, labels.motion))
         if self.tool_count is not None:
-            found.append(self._sample(Task.TOOL_COUNTING, str(self.tool_count)))
+            found.append(self._ask(Task.TOOL_COUNTING, str(self.tool_count)))
         if labels.step is not None:
-            found.append(self._sample(Task.STEP_RECOGNITION, labels.step))
+            found.append(self._ask(Task.STEP_RECOGNITION, labels.step))
         if labels.phase is not None:
-            found.append(self._sample(Task.PHASE_RECOGNITION, labels.phase))
+            found.append(self._ask(Task.PHASE_RECOGNITION, labels.phase))
         if labels.cvs is not None:
-            for criterion, met in zip(load_procedure(self._procedure).criteria, labels.cvs, strict=True):
-                if met is None:
-                    continue
-                pick = hashlib.sha256(f"{self._key}|{criterion.id}".encode()).digest()[0] % len(
-                    criterion.questions
-                )
+            found += self._ask_cvs(labels.cvs)
+        found += [self._ask(Task.SURGICAL_VQA, answer, question=q) for q, answer in self.questions]
+        return found
+
+    def _ask_cvs(self, cvs: tuple[bool | None, bool | None, bool | None]) -> list[Question]:
+        found = []
+        for criterion, met in zip(load_procedure(self.procedure).criteria, cvs, strict=True):
+            if met is not None:
+                pick = self._draw(criterion.id) % len(criterion.questions)
                 found.append(
-                    self._sample(
+                    self._ask(
                         Task.CVS_CRITERIA_ASSESSMENT,
                         "yes" if met else "no",
                         criterion.id,
                         criterion.questions[pick],
                     )
                 )
-            if None not in labels.cvs:
-                verdict = "achieved" if all(labels.cvs) else "not achieved"
-                found.append(self._sample(Task.OVERALL_CVS_ASSESSMENT, verdict))
-        found += [self._sample(Task.SURGICAL_VQA, answer, question=q) for q, answer in self._questions]
+        if None not in cvs:
+            verdict = "achieved" if all(cvs) else "not achieved"
+            found.append(self._ask(Task.OVERALL_CVS_ASSESSMENT, verdict))
         return found
+
+    def _draw(self, salt: str, before: str = "") -> int:
+        """A number in 0-255 that depends on the frame and the salt alone."""
+        key = f"{before}{self.source.dataset}|{self.video}|{self.frame}|{salt}"
+        return hashlib.sha256(key.encode()).digest()[0]
+
+    def _vocabulary(self, kind: str) -> tuple[str, ...]:
+        """The closed vocabulary of a kind, () where there is none."""
+        return (self.options or {}).get(kind) or _names(self.source.dataset, kind)
+
+    def _ask(self, task: Task, answer: str, focus: str = "", question: str = "") -> Question:
+        if not question:
+            wordings = _WORDINGS[task]
+            pick = self._draw(f"{task}|{focus}") % len(wordings)
+            question = wordings[pick].format(focus=focus, procedure=self.procedure)
+        options = _FIXED_OPTIONS.get(task) or self._vocabulary(VOCABULARY_KIND.get(task, ""))
+        share = self.source.options_share
+        offered = (
+            share > 0
+            and 0 < len(options) <= _LISTABLE
+            and self._draw(f"{task}|{focus}", "options|") / 256 < share
+        )
+        return Question(task, question, options, "options" if offered else "open", focus, answer)
+
+
+@lru_cache(maxsize=1024)
+def _names(dataset: str, kind: str) -> tuple[str, ...]:
+    return vocabulary(dataset, kind).names if kind and has_vocabulary(dataset, kind) else ()
 
 
 def _single(boxes: tuple[LabelledBox, ...], names: tuple[str, ...]) -> list[LabelledBox]:

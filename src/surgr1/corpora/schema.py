@@ -49,6 +49,7 @@ class Labels:
     phase: str | None = None
     step: str | None = None
     action: str | None = None
+    motion: str | None = None
     boxes: tuple[LabelledBox, ...] | None = None
     cvs: tuple[bool | None, bool | None, bool | None] | None = None
 
@@ -92,8 +93,14 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not self.sample_id:
-            key = "|".join((self.dataset, self.video, str(self.frame), self.task, self.focus, self.question))
-            object.__setattr__(self, "sample_id", hashlib.sha256(key.encode()).hexdigest()[:20])
+            name = sample_name(self.dataset, self.video, self.frame, self.task, self.focus, self.question)
+            object.__setattr__(self, "sample_id", name)
+
+
+def sample_name(dataset: str, video: str, frame: int, task: str, focus: str, question: str) -> str:
+    """The stable id of a sample, derived from what is asked of which frame."""
+    key = f"{dataset}|{video}|{frame}|{task}|{focus}|{question}"
+    return hashlib.sha256(key.encode()).hexdigest()[:20]
 
 
 _BOX = pa.struct([("name", pa.string()), ("xyxy", pa.list_(pa.float32(), 4))])
@@ -107,6 +114,7 @@ _LABELS = pa.struct(
         ("phase", pa.string()),
         ("step", pa.string()),
         ("action", pa.string()),
+        ("motion", pa.string()),
         ("boxes", pa.list_(_BOX)),
         ("cvs", pa.list_(pa.bool_(), 3)),
     ]

@@ -1,11 +1,12 @@
 """Closed vocabularies of the datasets: native spelling, canonical name, aliases (data in
-`vocabularies.yaml`).
+`vocabularies/<layout>.yaml`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 
 import yaml
@@ -79,7 +80,9 @@ def layout_of(dataset: str) -> str:
 
 @lru_cache
 def _all() -> dict[str, dict[str, Vocabulary]]:
-    raw = yaml.safe_load(files("surgr1.ontology").joinpath("vocabularies.yaml").read_text(encoding="utf-8"))
+    """Every vocabulary by dataset and kind; a file that says `same_as: X` has X's."""
+    folder = Path(str(files("surgr1.ontology"))) / "vocabularies"
+    raw = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.yaml"))}
     return {
         dataset: {
             kind: Vocabulary(
@@ -90,7 +93,7 @@ def _all() -> dict[str, dict[str, Vocabulary]]:
                 aliases=MappingProxyType(dict(body["aliases"])),
                 first_id=body.get("first_id", 0),
             )
-            for kind, body in kinds.items()
+            for kind, body in (raw[kinds["same_as"]] if "same_as" in kinds else kinds).items()
         }
         for dataset, kinds in raw.items()
     }

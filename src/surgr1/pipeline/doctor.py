@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from surgr1.corpora.schema import read_samples
+from surgr1.corpora.build import statistics_of
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.pipeline.recipe import Recipe
 from surgr1.training.lora import Lora
@@ -93,9 +93,9 @@ def _data(recipe: Recipe, folder: Path, problems: list[str]) -> dict[str, str]:
     """What is known of every source; missing folders are problems unless the run simulates them."""
     found = {}
     for source in recipe.sources:
-        built = folder / "data" / f"{source.dataset}.parquet"
-        if built.is_file():
-            found[source.dataset] = f"{sum(1 for _ in read_samples(built))} samples built"
+        built = statistics_of(folder / "data", source.dataset)
+        if built is not None:
+            found[source.dataset] = f"{built['samples']} samples built"
         elif source.root.is_dir():
             found[source.dataset] = f"at {source.root}, not built yet"
         elif recipe.simulate is not None and source.dataset.startswith("sim-"):

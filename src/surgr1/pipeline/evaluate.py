@@ -22,9 +22,11 @@ from surgr1.bench.predictions import API_ERRORS, is_final, read_predictions, usa
 from surgr1.bench.runner import Asking, predict
 from surgr1.corpora.grid import FACTOR, ImageError, PreparedImage, image_size, prepare_image
 from surgr1.corpora.schema import Protocol, Role, Sample
+from surgr1.corpora.sources import Source, lender_of, read_source
 from surgr1.engines.guard import PolicyError, check_policy
 from surgr1.engines.types import Engine
 from surgr1.ontology.errors import SurgR1Error
+from surgr1.ontology.vocabularies import HOSPITALS
 from surgr1.pipeline.manifest import write_json
 
 ROLES: tuple[Role, ...] = ("test", "external")
@@ -69,29 +71,43 @@ def frame_lists(
     return list(found.values())
 
 
-def folder_samples(folders: Mapping[str, Path], *, limit: int | None = None, seed: int = 0) -> list[Sample]:
-    """`frame_lists` of dataset folders (data set id -> folder), in the data set's own layout or the generic
-    one: the videos of the official test split, all of a hospital's. Raises LayoutError, LabelError,
-    ImageError, EvaluateError.
+def folder_sources(folders: Mapping[str, Path]) -> list[Source]:
+    """Dataset folders (data set id -> folder) as sources, in the data set's own layout or the generic one:
+    the official test split, all videos of a hospital's. Labels without pictures take them from the folder of
+    the data set they are about. Raises EvaluateError.
     """
     from pydantic import ValidationError
 
-    from surgr1.corpora.generic import is_generic
-    from surgr1.corpora.sources import Source, read_source
-    from surgr1.ontology.vocabularies import HOSPITALS
+    from surgr1.corpora.adapters.generic import is_generic
 
-    found: list[Sample] = []
+    found = []
     for dataset, root in folders.items():
         role: Role | None = "external" if dataset.removeprefix("sim-") in HOSPITALS else None
         try:
             source = Source(
-                dataset=dataset, root=root, role=role, format="generic" if is_generic(root) else "native"
+                dataset=dataset,
+                root=root,
+                pictures=folders.get(lender_of(dataset)),
+                role=role,
+                format="generic" if is_generic(root) else "native",
             )
         except ValidationError as error:
             raise EvaluateError(f"--data {dataset}={root}: {error.errors()[0]['msg']}") from error
+        found.append(source)
+    return found
+
+
+def folder_samples(sources: Iterable[Source], *, limit: int | None = None, seed: int = 0) -> list[Sample]:
+    """`frame_lists` of dataset folders. Raises LayoutError, LabelError, ImageError, EvaluateError."""
+    sources = list(sources)
+    lent = {lender_of(s.dataset) for s in sources}
+    found: list[Sample] = []
+    for source in sources:
         mine = frame_lists(read_source(source), limit=limit, seed=seed)
-        if not mine:
-            raise EvaluateError(f"--data {dataset}={root}: no question of a task card about a test video")
+        if not mine and source.layout not in lent:
+            raise EvaluateError(
+                f"--data {source.dataset}={source.root}: no question of a task card about a test video"
+            )
         found += mine
     return found
 

@@ -3,13 +3,16 @@ their place.
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from types import MappingProxyType
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from surgr1.corpora.sources import Source
+from surgr1.corpora.registry import Isolation
+from surgr1.corpora.sources import Source, lender_of
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.ontology.tasks import Task
 from surgr1.simulator.world import SimPlan, default_plan
@@ -168,16 +171,37 @@ class Bench(_Section):
     """Questions that the last stage is asked again with its trace cut or changed or the picture replaced."""
 
 
-class Recipe(_Section):
-    """A whole run. Stages that are left out are not run; a later stage starts from the last adapter before
-    it.
-    """
+class Corpus(_Section):
+    """What is read: datasets, how they are kept apart, and how many bad rows are put up with."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str = ""
     seed: int = 0
     simulate: Literal["smoke", "demo"] | SimPlan | None = None
     sources: tuple[Source, ...] = Field(min_length=1)
+    isolation: Isolation = Isolation()
+    max_rejects: float = Field(0.01, ge=0, le=1)
+    """Share of a dataset's labelled frames that may be unusable; they are counted and put in quarantine."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [s.dataset for s in self.sources]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"sources name {', '.join(twice)} more than once")
+        return self
+
+    @property
+    def sim_plan(self) -> SimPlan | None:
+        """The simulation plan, with the built-in sizes resolved."""
+        return default_plan(self.simulate) if isinstance(self.simulate, str) else self.simulate
+
+
+class Recipe(Corpus):
+    """A whole run. Stages that are left out are not run; a later stage starts from the last adapter before
+    it.
+    """
+
     images: Images = Images()
     model: Model
     sft: Sft | None = None
@@ -195,21 +219,12 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        names = [s.dataset for s in self.sources]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(f"sources name {', '.join(twice)} more than once")
         if self.grpo and not self.coldstart:
             # Without a cold start no rollout has the format, every group is dead and GRPO learns nothing.
             raise ValueError(
                 "grpo needs coldstart: without it no rollout has the reasoning format to be rewarded"
             )
         return self
-
-    @property
-    def sim_plan(self) -> SimPlan | None:
-        """The simulation plan, with the built-in sizes resolved."""
-        return default_plan(self.simulate) if isinstance(self.simulate, str) else self.simulate
 
 
 def load_recipe(
@@ -220,7 +235,51 @@ def load_recipe(
 
     Raises RecipeError naming the file, the key, what was found and what is allowed.
     """
+    raw = _read(path, settings)
+    _give_roots(path, raw, run_dir, dict(data or {}))
+    return _validated(Recipe, path, raw)
+
+
+def load_corpus(
+    path: Path,
+    *,
+    run_dir: Path,
+    data: dict[str, Path] | None = None,
+    found: Mapping[str, Path] = MappingProxyType({}),
+    settings: Sequence[str] = (),
+    allow_missing: bool = False,
+) -> Corpus:
+    """Read what a recipe says of its data: a whole recipe, or one of sources alone (no `model`). `path` may
+    be the name of a corpus that ships with the package ("surgdb-3m"). `found` are folders that stand in for
+    those not in `data`. With `allow_missing` sources without a folder are left out. Raises RecipeError.
+    """
+    if not path.is_file() and (shipped := _shipped(path.name)).is_file():
+        path = shipped
+    raw = _read(path, settings)
     data = dict(data or {})
+    for source in raw.get("sources") or []:
+        name = str(source.get("dataset")) if isinstance(source, dict) else ""
+        if name in found and name not in data and "root" not in source:
+            source["root"] = found[name]
+    if allow_missing and isinstance(raw.get("sources"), list):
+        raw["sources"] = [
+            s
+            for s in raw["sources"]
+            if not isinstance(s, dict)
+            or "root" in s
+            or s.get("dataset") in data
+            or str(s.get("dataset")).startswith("sim-")
+        ]
+    _give_roots(path, raw, run_dir, data)
+    return _validated(Recipe if "model" in raw else Corpus, path, raw)
+
+
+def _shipped(name: str) -> Path:
+    return Path(str(files("surgr1.pipeline"))) / "corpora" / f"{name}.yaml"
+
+
+def _read(path: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """The recipe's mapping, with single keys changed."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -231,15 +290,15 @@ def load_recipe(
         raise RecipeError(f"recipe {path}: expected a mapping of sections, found {type(raw).__name__}")
     for setting in settings:
         _change(raw, setting)
-    for source in raw.get("sources") or []:
-        _give_root(path, source, run_dir, data)
-    if data:
-        known = ", ".join(str(s.get("dataset")) for s in raw.get("sources") or [])
-        raise RecipeError(
-            f"--data names {', '.join(data)}, which recipe {path} does not read; its datasets: {known}"
-        )
+    return raw
+
+
+_Kind = TypeVar("_Kind", bound=Corpus)
+
+
+def _validated(kind: type[_Kind], path: Path, raw: dict[str, Any]) -> _Kind:
     try:
-        return Recipe.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         lines = [f"  {'.'.join(str(p) for p in e['loc']) or 'recipe'}: {e['msg']}" for e in error.errors()]
         raise RecipeError(f"recipe {path} is refused:\n" + "\n".join(lines)) from error
@@ -264,14 +323,30 @@ def _change(raw: dict[str, Any], setting: str) -> None:
     place[last] = value
 
 
-def _give_root(path: Path, source: Any, run_dir: Path, data: dict[str, Path]) -> None:
-    """Fill in where a source lies: the command line, the recipe, or the run's own simulation."""
-    if not isinstance(source, dict) or "dataset" not in source:
-        raise RecipeError(f"recipe {path}: every entry of sources needs a dataset, found {source!r}")
-    name = str(source["dataset"])
-    if name in data:
-        source["root"] = data.pop(name)
-    elif "root" not in source:
-        if not name.startswith("sim-"):
-            raise RecipeError(f"recipe {path}: no folder for {name}; pass --data {name}=PATH")
-        source["root"] = run_dir / "sim" / name
+def _give_roots(path: Path, raw: dict[str, Any], run_dir: Path, data: dict[str, Path]) -> None:
+    """Fill in where the sources lie: the command line, the recipe, or the run's own simulation."""
+    roots: dict[str, Path] = {}
+    sources = raw.get("sources") or []
+    for source in sources:
+        if not isinstance(source, dict) or "dataset" not in source:
+            raise RecipeError(f"recipe {path}: every entry of sources needs a dataset, found {source!r}")
+        name = str(source["dataset"])
+        if name in data:
+            source["root"] = data.pop(name)
+        elif "root" not in source:
+            if not name.startswith("sim-"):
+                raise RecipeError(f"recipe {path}: no folder for {name}; pass --data {name}=PATH")
+            source["root"] = run_dir / "sim" / name
+        roots[name] = source["root"]
+    for source in sources:
+        lender = lender_of(str(source["dataset"]))
+        if lender and "pictures" not in source:
+            # Its own entry, or a folder given for its pictures alone.
+            folder = roots.get(lender) or data.pop(lender, None)
+            if folder is not None:
+                source["pictures"] = folder
+    if data:
+        known = ", ".join(str(s.get("dataset")) for s in sources)
+        raise RecipeError(
+            f"--data names {', '.join(data)}, which recipe {path} does not read; its datasets: {known}"
+        )

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from surgr1 import __version__
+from surgr1.corpora.fingerprint import files_state
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.pipeline import stages
 from surgr1.pipeline.manifest import (
@@ -48,7 +49,17 @@ def plan(recipe: Recipe) -> list[Step]:
     steps: list[Step] = []
     if recipe.sim_plan is not None:
         steps.append(Step("simulate", "sim", _dump(recipe.sim_plan), (), stages.simulate))
-    sources = {"sources": [_dump(s) for s in recipe.sources]}
+    sources = {
+        "sources": [_dump(s) for s in recipe.sources],
+        "isolation": _dump(recipe.isolation),
+        "max_rejects": recipe.max_rejects,
+        # Simulated trees change with the simulation alone; of real ones a label file may be mended.
+        "files": {
+            s.dataset: files_state(s)
+            for s in recipe.sources
+            if not s.dataset.startswith("sim-") and s.root.is_dir()
+        },
+    }
     steps.append(Step("data", "data", sources, ("simulate",) if steps else (), stages.data))
     answering = {"engine": recipe.generation.engine}
     bench_config = _dump(recipe.bench) | _dump(recipe.images) | {"seed": recipe.seed} | answering
@@ -154,6 +165,10 @@ def _needed(steps: list[Step], name: str) -> set[str]:
     return found
 
 
+_OWN_ROOM = ("sim", "data")
+"""Stages that keep what is still right and remake the rest by themselves."""
+
+
 def _make_room(place: Path, key: str) -> None:
     """Clear a stage folder whose work was begun under another key; work under the same key is kept and
     continued.
@@ -164,11 +179,11 @@ def _make_room(place: Path, key: str) -> None:
     if (
         place.exists()
         and (not marker.is_file() or marker.read_text(encoding="utf-8") != key)
-        and place.name != "sim"
+        and place.name not in _OWN_ROOM
     ):
         shutil.rmtree(place)
     place.mkdir(parents=True, exist_ok=True)
-    if place.name != "sim":
+    if place.name not in _OWN_ROOM:
         marker.write_text(key, encoding="utf-8")
 
 

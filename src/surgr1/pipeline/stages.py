@@ -19,9 +19,10 @@ from typing import Any
 
 from rich.console import Console
 
+from surgr1.corpora.build import build, corpus_samples, statistics_of
 from surgr1.corpora.grid import PreparedImage, prepare_image
 from surgr1.corpora.questions import sample_prompt
-from surgr1.corpora.schema import Role, Sample, read_samples
+from surgr1.corpora.schema import Role, Sample
 from surgr1.corpora.select import balanced
 from surgr1.engines.types import Engine
 from surgr1.ontology.errors import SurgR1Error
@@ -56,12 +57,12 @@ class Run:
         """Every sample of the built data, in source order."""
         found: list[Sample] = []
         for source in self.recipe.sources:
-            path = self.folder / "data" / f"{source.dataset}.parquet"
-            if not path.is_file():
+            if statistics_of(self.folder / "data", source.dataset) is None:
                 raise RecipeError(
-                    f"{path}: the data is not built; run `surgr1 data build` or the whole recipe first"
+                    f"{self.folder / 'data' / source.dataset}: the data is not built; run `surgr1 data build`"
+                    " or the whole recipe first"
                 )
-            found += read_samples(path)
+            found += corpus_samples(self.folder / "data", source.dataset)
         return found
 
     @property
@@ -80,7 +81,7 @@ class Run:
 
     def images(self, samples: Iterable[Sample]) -> dict[str, PreparedImage]:
         """Prepared pictures by sample id; each picture is prepared once."""
-        roots = {s.dataset: s.root for s in self.recipe.sources}
+        roots = {s.dataset: s.picture_root for s in self.recipe.sources}
         budget = self.recipe.images
         made: dict[Path, PreparedImage] = {}
         found: dict[str, PreparedImage] = {}
@@ -191,10 +192,15 @@ def simulate(run: Run) -> Counts:
 
 def data(run: Run) -> Counts:
     """Native trees to samples, checked for duplicates and leaks."""
-    from surgr1.corpora.build import build
-
     with run.bar("reading datasets") as advance:
-        found = build(run.recipe.sources, run.folder / "data", progress=advance)
+        found = build(
+            run.recipe.sources,
+            run.folder / "data",
+            isolation=run.recipe.isolation,
+            max_rejects=run.recipe.max_rejects,
+            workers=os.cpu_count() or 2,
+            progress=advance,
+        )
     run.__dict__.pop("samples", None)
     return {"samples": sum(found["dataset"].values()), "frames": sum(found["frames"].values())}
 
@@ -536,7 +542,7 @@ def training_page(folder: Path) -> Path:
     ]
     if not logs:
         raise RecipeError(f"{folder}: no stage has logged a training step; run the recipe first")
-    simulated = all(p.stem.startswith("sim-") for p in (folder / "data").glob("*.parquet"))
+    simulated = all(p.parent.name.startswith("sim-") for p in (folder / "data").glob("*/source.json"))
     return write_page(folder.name, logs, folder / "training.html", simulated=simulated)
 
 

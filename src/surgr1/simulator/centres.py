@@ -1,5 +1,5 @@
-"""Simulated hospitals: how their pictures and habits differ. The five external ones imitate no real
-hospital's data, only that they differ.
+"""Simulated hospitals: how their pictures and habits differ. They imitate no real hospital's data, only that
+hospitals differ.
 """
 
 from surgr1.simulator.scene import Centre
@@ -11,6 +11,12 @@ CENTRES: dict[str, Centre] = {
         Centre("sim-strasbourg-public", vignette=0.90, habits={"hook": 0.85}),
         Centre("sim-bern-public", temperature=0.15, zoom=1.04, roll=0.04, shaft=(60, 62, 70)),
         Centre("sim-london-public", temperature=-0.1, illumination=1.05, shaft=(54, 58, 66)),
+        # Training centres of the fields; sizes have the shape of their data's pictures.
+        Centre("sim-hong-kong-public", temperature=-0.05, zoom=1.02, shaft=(62, 66, 74)),
+        Centre("sim-bogota-public", size=(448, 280), temperature=0.1, shaft=(48, 50, 56)),
+        Centre("sim-dresden-public", temperature=-0.15, illumination=1.08, roll=0.03),
+        Centre("sim-sunnyvale-public", size=(360, 288), temperature=0.05, illumination=0.96),
+        Centre("sim-zaragoza-public", size=(320, 240), temperature=0.2, vignette=0.95, noise=0.05),
         # External centres: never trained on.
         Centre(
             "sim-west-china",

@@ -2,7 +2,7 @@
 
 import math
 
-from surgr1.simulator.scene import Anatomy, Cholecystectomy, GastricBypass, Point, Prostatectomy
+from surgr1.simulator.scene import Anatomy, Cholecystectomy, Field, GastricBypass, Organ, Point, Prostatectomy
 
 
 def mix(a: Point, b: Point, t: float) -> Point:
@@ -14,6 +14,20 @@ def shifted_fundus(anatomy: Cholecystectomy) -> Point:
     """The fundus after detachment: a freed gallbladder is flipped up and away from the liver bed."""
     free = anatomy.detachment
     return (anatomy.fundus[0] - 0.10 * free, anatomy.fundus[1] - 0.06 * free)
+
+
+def parts_of(organ: Organ, aspect: float = 16 / 9) -> tuple[Point, ...]:
+    """The centres of an organ's parts in a picture of this aspect: beside each other, vessels and the like
+    across their own direction.
+    """
+    if organ.parts == 1:
+        return (organ.centre,)
+    dx, dy = (
+        (1.0, 0.0) if organ.shape in ("blob", "fold") else (-math.sin(organ.angle), math.cos(organ.angle))
+    )
+    reach = 1.5 * organ.radius
+    x, y = organ.centre
+    return (x - reach * dx, y - reach * dy * aspect), (x + reach * dx, y + reach * dy * aspect)
 
 
 def duct_end(anatomy: Cholecystectomy) -> Point:
@@ -32,6 +46,8 @@ def anchor(anatomy: Anatomy, target: str) -> Point | None:
         return _cholecystectomy(anatomy, target)
     if isinstance(anatomy, Prostatectomy):
         return _prostatectomy(anatomy, target)
+    if isinstance(anatomy, Field):
+        return next((o.centre for o in anatomy.organs if o.name == target), None)
     return _bypass(anatomy, target)
 
 

@@ -3,90 +3,25 @@ be seen.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.simulator.canvas import Canvas, Colour
-from surgr1.simulator.scene import Centre, Instrument, Point
-
-SHAFT = 100
-"""Added to an instrument's mask value where a pixel shows its shaft."""
-STEEL: Colour = (176, 182, 190)
-BRIGHT: Colour = (222, 226, 232)
-DARK: Colour = (44, 46, 50)
+from surgr1.simulator.field_tools import FIELD_TOOLS
+from surgr1.simulator.pen import BRIGHT, DARK, STEEL, Pen, jaw
+from surgr1.simulator.pen import SHAFT as SHAFT
+from surgr1.simulator.scene import Centre, Instrument
 
 
 class DrawError(SurgR1Error):
     """A tool the renderer cannot draw."""
 
 
-class Pen:
-    """Local coordinates of one instrument: x towards the tip (0 at the tip), y to its left, in units of the
-    tip size.
-    """
-
-    def __init__(self, canvas: Canvas, instrument: Instrument, ident: int) -> None:
-        self.canvas, self.ident = canvas, ident
-        self.tip = canvas.px(instrument.tip)
-        entry = canvas.px(instrument.entry)
-        length = math.dist(self.tip, entry) or 1.0
-        self.along = ((self.tip[0] - entry[0]) / length, (self.tip[1] - entry[1]) / length)
-        self.unit = canvas.unit * instrument.scale
-        self.reach = length / self.unit + 1.0
-        self.opening = instrument.opening
-
-    def at(self, x: float, y: float) -> Point:
-        ax, ay = self.along
-        return (
-            self.tip[0] + (ax * x - ay * y) * self.unit,
-            self.tip[1] + (ay * x + ax * y) * self.unit,
-        )
-
-    def fill(self, points: Sequence[Point], colour: Colour, *, working: bool = True) -> None:
-        """A polygon of the working end (or of the shaft, which is not part of the label's box)."""
-        self.canvas.polygon_px(
-            [self.at(*p) for p in points], colour, self.ident if working else self.ident + SHAFT
-        )
-
-    def stroke(self, points: Sequence[Point], colour: Colour, width: float, *, working: bool = True) -> None:
-        self.canvas.line_px(
-            [self.at(*p) for p in points],
-            colour,
-            width * self.unit,
-            self.ident if working else self.ident + SHAFT,
-        )
-
-    def shaft(self, start: float, width: float, colour: Colour) -> None:
-        """The round shaft from x = `start` back out of the picture."""
-        far = -self.reach
-        half = width / 2
-        outline = [(start, -half), (start, half), (far, half * 1.25), (far, -half * 1.25)]
-        self.canvas.shadow_px([self.at(*p) for p in outline], 0.5)
-        self.fill(outline, colour, working=False)
-        light: Colour = (min(255, colour[0] + 70), min(255, colour[1] + 70), min(255, colour[2] + 72))
-        dark: Colour = (colour[0] * 5 // 10, colour[1] * 5 // 10, colour[2] * 5 // 10)
-        self.fill(
-            [(start, half * 0.5), (start, half), (far, half * 1.25), (far, half * 0.6)], dark, working=False
-        )
-        self.fill(
-            [(start, -half * 0.55), (start, -half * 0.2), (far, -half * 0.25), (far, -half * 0.7)],
-            light,
-            working=False,
-        )
-
-
-def _jaw(x0: float, x1: float, angle: float, width: float, side: int) -> list[Point]:
-    """A tapered jaw from x0 to x1 swung open by `angle` to one side."""
-    c, s = math.cos(angle), math.sin(angle) * side
-    raw = [(0.0, 0.0), (0.0, width * side), ((x1 - x0), width * 0.45 * side), ((x1 - x0), 0.0)]
-    return [(x0 + x * c - y * s, x * s + y * c) for x, y in raw]
-
-
 def _grasper(pen: Pen, shaft: Colour) -> None:
     pen.shaft(-1.25, 0.30, shaft)
     for side in (-1, 1):
         angle = 0.10 + 0.45 * pen.opening
-        pen.fill(_jaw(-1.3, 0.0, angle, 0.17, side), STEEL)
+        pen.fill(jaw(-1.3, 0.0, angle, 0.17, side), STEEL)
         c, s = math.cos(angle), math.sin(angle) * side
         slot = [(0.35, 0.05 * side), (0.35, 0.11 * side), (0.95, 0.08 * side), (0.95, 0.04 * side)]
         pen.fill([(-1.3 + x * c - y * s, x * s + y * c) for x, y in slot], DARK)
@@ -163,8 +98,8 @@ def _needle_driver(pen: Pen, shaft: Colour) -> None:
         [(-1.3, -0.2), (-0.95, -0.24), (-0.7, -0.14), (-0.7, 0.14), (-0.95, 0.24), (-1.3, 0.2)], (92, 96, 104)
     )
     for side in (-1, 1):
-        pen.fill(_jaw(-0.75, 0.0, 0.06 + 0.4 * pen.opening, 0.17, side), (110, 114, 122))
-        pen.fill(_jaw(-0.45, 0.0, 0.06 + 0.4 * pen.opening, 0.08, side), (214, 178, 70))
+        pen.fill(jaw(-0.75, 0.0, 0.06 + 0.4 * pen.opening, 0.17, side), (110, 114, 122))
+        pen.fill(jaw(-0.45, 0.0, 0.06 + 0.4 * pen.opening, 0.08, side), (214, 178, 70))
 
 
 def _linear_stapler(pen: Pen, shaft: Colour) -> None:
@@ -179,7 +114,7 @@ def _linear_stapler(pen: Pen, shaft: Colour) -> None:
 def _energy_device(pen: Pen, shaft: Colour) -> None:
     pen.shaft(-1.2, 0.24, (226, 222, 214))
     for side in (-1, 1):
-        pen.fill(_jaw(-1.2, 0.0, 0.03 + 0.28 * pen.opening, 0.10, side), (196, 198, 200))
+        pen.fill(jaw(-1.2, 0.0, 0.03 + 0.28 * pen.opening, 0.10, side), (196, 198, 200))
     pen.fill([(-1.35, -0.13), (-1.15, -0.12), (-1.15, 0.12), (-1.35, 0.13)], (60, 150, 90))
 
 
@@ -194,21 +129,21 @@ _DRAW: dict[str, Callable[[Pen, Colour], None]] = {
     "needle driver": _needle_driver,
     "linear stapler": _linear_stapler,
     "energy device": _energy_device,
-}
+} | FIELD_TOOLS
 
 
-def draw_instrument(canvas: Canvas, instrument: Instrument, centre: Centre, ident: int) -> None:
-    """Draw one instrument; its working end gets mask value `ident`, its shaft SHAFT more. Raises DrawError
-    on an unknown tool.
+def draw_instrument(canvas: Canvas, instrument: Instrument, centre: Centre, ident: int) -> Pen:
+    """Draw one instrument; its working end gets mask value `ident`, its shaft SHAFT more. Returns the pen it
+    was drawn with, for what it does (`draw_deed`). Raises DrawError on an unknown tool.
     """
     if instrument.tool not in _DRAW:
         raise DrawError(f"no drawing for tool {instrument.tool!r}; known: {', '.join(_DRAW)}")
     pen = Pen(canvas, instrument, ident)
     _DRAW[instrument.tool](pen, centre.shaft)
-    _draw_deed(pen, instrument.verb)
+    return pen
 
 
-def _draw_deed(pen: Pen, verb: str) -> None:
+def draw_deed(pen: Pen, verb: str) -> None:
     """What tells verbs apart in one frame: strained tissue, a fold, steam over a burn, a water jet."""
     if verb == "retract":
         for y in (-0.5, -0.25, 0.0, 0.25, 0.5):

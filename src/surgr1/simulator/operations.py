@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from surgr1.ontology.errors import SurgR1Error
+from surgr1.simulator.field_operations import simulate_stages
 from surgr1.simulator.geometry import anchor
+from surgr1.simulator.scenarios import load_scenario
 from surgr1.simulator.scene import (
     Anatomy,
     Centre,
@@ -29,6 +31,8 @@ CVS_THRESHOLD = 0.5
 CHOLECYSTECTOMY = "laparoscopic cholecystectomy"
 PROSTATECTOMY = "robot-assisted radical prostatectomy"
 BYPASS = "laparoscopic roux-en-y gastric bypass"
+PROCEDURES = (CHOLECYSTECTOMY, PROSTATECTOMY, BYPASS)
+"""What `simulate_operation` makes; everything else is a scenario (`simulate_scenario`)."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,15 @@ def simulate_operation(procedure: str, *, seed: int, centre: Centre, seconds: in
     if procedure == BYPASS:
         return _simulate_bypass(rng, seed, seconds)
     raise SurgR1Error(f"no simulation of procedure {procedure!r}")
+
+
+def simulate_scenario(name: str, *, seed: int, centre: Centre, seconds: int) -> Operation:
+    """Simulate `seconds` labelled frames (`Operation.rate` a second) of a scenario (`scenarios/*.yaml`).
+    Raises ScenarioError on an unknown name.
+    """
+    scenario = load_scenario(name)
+    scenes = simulate_stages(scenario, seed=seed, centre=centre, seconds=seconds)
+    return Operation(scenario.procedure, scenario.rate, scenes)
 
 
 def _lengths(rng: np.random.Generator, weights: Sequence[float], total: int) -> list[int]:

@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from surgr1.simulator.anatomy import IDS, draw_bypass, draw_cholecystectomy, draw_prostatectomy
 from surgr1.simulator.canvas import Box, Canvas
-from surgr1.simulator.instruments import draw_instrument
-from surgr1.simulator.scene import Centre, Cholecystectomy, Prostatectomy, Scene
+from surgr1.simulator.field_deeds import draw_field_deed
+from surgr1.simulator.fields import draw_field, framed
+from surgr1.simulator.instruments import draw_deed, draw_instrument
+from surgr1.simulator.scene import Centre, Cholecystectomy, Field, GastricBypass, Prostatectomy, Scene
 from surgr1.simulator.textures import Float, soft_noise
 
 FIRST_INSTRUMENT = 60
@@ -53,17 +55,27 @@ def _box(mask: NDArray[np.bool_]) -> Box | None:
 
 def render(scene: Scene, centre: Centre) -> Rendered:
     """Draw the scene as this centre's camera sees it. Deterministic in scene and centre."""
+    scene, centre = framed(scene, centre)
     canvas = Canvas(centre, scene.seed)
     if isinstance(scene.anatomy, Cholecystectomy):
         draw_cholecystectomy(canvas, scene.anatomy)
     elif isinstance(scene.anatomy, Prostatectomy):
         draw_prostatectomy(canvas, scene.anatomy)
-    else:
+    elif isinstance(scene.anatomy, GastricBypass):
         draw_bypass(canvas, scene.anatomy)
+    else:
+        draw_field(canvas, scene.anatomy)
     _blood(canvas, scene)
     canvas.apply_gloss()
+    in_field = isinstance(scene.anatomy, Field)
+    if in_field:
+        # Marks lie on the tissue: they never cover what the mask calls an instrument.
+        for instrument in scene.instruments:
+            draw_field_deed(canvas, instrument)
     for i, instrument in enumerate(scene.instruments):
-        draw_instrument(canvas, instrument, centre, FIRST_INSTRUMENT + i)
+        pen = draw_instrument(canvas, instrument, centre, FIRST_INSTRUMENT + i)
+        if not in_field:
+            draw_deed(pen, instrument.verb)
         canvas.shade.paste(0, (0, 0, *canvas.shade.size))
     return _develop(canvas, scene, centre)
 

@@ -14,6 +14,7 @@ class Instrument:
     """One instrument in view. `tip` is where its working end is, `entry` where its shaft leaves the picture.
 
     `opening` 0 closed - 1 wide open; `verb`/`target` are "null verb"/"null target" when it does nothing.
+    `direction` is where it moves the tissue in the picture ("upper left"), "" where the scenario has none.
     """
 
     tool: str
@@ -23,6 +24,7 @@ class Instrument:
     scale: float = 1.0
     verb: str = "null verb"
     target: str = "null target"
+    direction: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,44 @@ class GastricBypass:
     sutures: int = 0
 
 
-Anatomy = Cholecystectomy | Prostatectomy | GastricBypass
+@dataclass(frozen=True)
+class Organ:
+    """One organ (or thing) of a field, with the look its procedure gives it.
+
+    `radius` is a fraction of the picture's width. `shape`: "blob"; "tube", "fold" (an arc of thin line) and
+    "thread", all as long as the radius in both directions from the centre at `angle` (radians). `parts` 2
+    draws it twice, one radius and a half to each side, with one mask id: two connected components.
+    `surface`: "smooth", "veined" or "fat".
+    """
+
+    name: str
+    centre: Point
+    radius: float
+    colour: tuple[int, int, int] = (190, 110, 100)
+    shape: str = "blob"
+    angle: float = 0.0
+    parts: int = 1
+    surface: str = "smooth"
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is in view in a procedure that has no drawing of its own: organs from back to front on a plain
+    backdrop (mask id 0).
+
+    `camera` is how far the camera's motion (`Scene.motion`) has gone: 0 the view is still off what it moves
+    to, 1 it is there. `deeds` tells whether the instruments' verbs and targets are known; where they are
+    not, they stand at their defaults and say nothing.
+    """
+
+    organs: tuple[Organ, ...]
+    backdrop: tuple[int, int, int] = (190, 110, 100)
+    camera: float = 0.0
+    deeds: bool = True
+    scenario: str = ""
+
+
+Anatomy = Cholecystectomy | Prostatectomy | GastricBypass | Field
 
 
 @dataclass(frozen=True)
@@ -113,7 +152,7 @@ class Scene:
 
     `seconds` from the start of the recording; `seed` fixes textures so that frames of one operation look
     alike; `phase`, `step`, `action` are canonical names ("" where the procedure has none); `cvs` is (C1, C2,
-    C3) or None.
+    C3) or None; `motion` is the camera's ("up", "zoom-in", "static", ...), "" where nobody labels it.
     """
 
     procedure: str
@@ -126,6 +165,7 @@ class Scene:
     cvs: tuple[bool, bool, bool] | None = None
     effects: Effects = field(default_factory=Effects)
     seed: int = 0
+    motion: str = ""
 
 
 @dataclass(frozen=True)

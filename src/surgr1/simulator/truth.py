@@ -20,7 +20,7 @@ from surgr1.simulator.anatomy import IDS
 from surgr1.simulator.canvas import SUPERSAMPLE, Canvas, smooth
 from surgr1.simulator.geometry import artery_end, duct_end, mix
 from surgr1.simulator.render import FIRST_INSTRUMENT, Rendered
-from surgr1.simulator.scene import Centre, Cholecystectomy, Scene
+from surgr1.simulator.scene import Centre, Cholecystectomy, Field, Scene
 
 FOLDER = "truth"
 _BOX = pa.list_(pa.float32(), 4)
@@ -52,7 +52,8 @@ TRUTH_SCHEMA = pa.schema(
         ("step", pa.string()),
         ("action", pa.string()),
         ("cvs", pa.list_(pa.bool_(), 3)),
-        # The scene's anatomy and effects (fields of scene.py) and `clips_seen`, as JSON.
+        # The scene's anatomy and effects (fields of scene.py) as JSON, with `clips_seen` of a
+        # cholecystectomy, and of a field the camera's `motion` and the `directions` of `instruments`.
         ("state", pa.string()),
     ]
 )
@@ -61,10 +62,15 @@ TRUTH_SCHEMA = pa.schema(
 def frame_truth(video: str, frame: int, scene: Scene, drawn: Rendered, centre: Centre) -> dict[str, Any]:
     """One row of `TRUTH_SCHEMA` without the dataset, as plain JSON values."""
     height, width = drawn.image.shape[:2]
-    acts = isinstance(scene.anatomy, Cholecystectomy)
+    acts = isinstance(scene.anatomy, Cholecystectomy) or (
+        isinstance(scene.anatomy, Field) and scene.anatomy.deeds
+    )
     state = asdict(scene.anatomy) | asdict(scene.effects)
     if isinstance(scene.anatomy, Cholecystectomy):
         state["clips_seen"] = clips_seen(scene.anatomy, scene.seed, drawn.ids, centre)
+    if isinstance(scene.anatomy, Field):
+        seen = zip(scene.instruments, drawn.instrument_boxes, strict=True)
+        state |= {"motion": scene.motion, "directions": [i.direction for i, box in seen if box is not None]}
     return {
         "centre": centre.name,
         "procedure": scene.procedure,

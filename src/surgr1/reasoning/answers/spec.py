@@ -36,6 +36,7 @@ VOCABULARY_KIND: Mapping[Task, str] = MappingProxyType(
         Task.TOOL_RECOGNITION: "tool",
         Task.TISSUE_RECOGNITION: "tissue",
         Task.ACTION_RECOGNITION: "action",
+        Task.MOTION_RECOGNITION: "motion",
         Task.TRIPLET_EXTRACTION: "triplet",
         Task.STEP_RECOGNITION: "step",
         Task.PHASE_RECOGNITION: "phase",

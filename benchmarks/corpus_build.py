@@ -4,8 +4,9 @@ same samples, one row at a time, in the same run.
 
     python benchmarks/corpus_build.py [--shares 0.1 0.333 1] [--rows 100000]
 
-Trees, at full size with as many labelled frames as the real releases have: MultiBypass140, Cholec80, CholecT50, Endoscapes-CVS, AutoLaparo, SAR-RARP50. The other datasets, whose
-labels are masks or which are small, are 4 % of the corpus and left out here.
+Trees, at full size with as many labelled frames as the real releases have: MultiBypass140, Cholec80,
+CholecT50, Endoscapes-CVS, AutoLaparo, SAR-RARP50. The other datasets, whose labels are masks or which are
+small, are left out.
 """
 
 import argparse
@@ -42,8 +43,8 @@ def _runs(length: int, names: int, mean: int) -> list[tuple[int, int, int]]:
 
 
 def multibypass140(root: Path, share: float) -> None:
-    """The paper's 2,165,823 frames over 140 videos (it seems to count five folds; here they are one, of longer
-    videos, and no split is read).
+    """The paper's 2,165,823 frames over 140 videos (it seems to count five folds; here they are one, of
+    longer videos, and no split is read).
     """
     phases, steps = vocabulary("multibypass140", "phase"), vocabulary("multibypass140", "step")
     for centre, prefix in (("bern", "BBP"), ("strasbourg", "SBP")):

@@ -112,7 +112,8 @@ def test_questions_have_the_cards_one_wording() -> None:
     assert box.asked(before).sample_id == before.sample_id, "the wording does not make it another sample"
     vqa = card_of("endovis18-vqa", "surgical_vqa")
     assert (
-        vqa is not None and vqa.asked(sample("endovis18-vqa", Task.SURGICAL_VQA)).question == "a training wording"
+        vqa is not None
+        and vqa.asked(sample("endovis18-vqa", Task.SURGICAL_VQA)).question == "a training wording"
     )
 
 

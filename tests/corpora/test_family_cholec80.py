@@ -47,10 +47,9 @@ def cholec80(root: Path, video: int, phases: dict[str, int], *, pictures: bool =
     return root
 
 
-HEADER = (
-    "video critical_view initial_minute initial_second final_minute final_second"
-    " two_structures cystic_plate hepatocystic_triangle Total"
-).split()
+TIMES = ["initial_minute", "initial_second", "final_minute", "final_second"]
+CRITERIA = ["two_structures", "cystic_plate", "hepatocystic_triangle"]
+HEADER = ["video", "critical_view", *TIMES, *CRITERIA, "Total"]
 
 
 def row(video: int, first: int, last: int, two: int, plate: int, triangle: int) -> list[object]:
@@ -260,7 +259,7 @@ def test_phases_are_told_by_name_not_by_number() -> None:
 def test_cholec80_is_found_in_its_own_top_folder(tmp_path) -> None:
     cholec80(tmp_path / "cholec80", 1, {"Preparation": 50})
     frames = list(read_frames(Source(dataset="cholec80", root=tmp_path)))
-    assert [f.image for f in frames][0] == "cholec80/frames/video01/video01_000001.png"
+    assert frames[0].image == "cholec80/frames/video01/video01_000001.png"
     with pytest.raises(LayoutError, match=r"expected phase_annotations/ and tool_annotations/; found other"):
         (tmp_path / "x" / "other").mkdir(parents=True)
         list(read_frames(Source(dataset="cholec80", root=tmp_path / "x")))
@@ -331,7 +330,7 @@ def test_a_bad_row_of_cholec80_costs_one_frame(tmp_path) -> None:
         "video01-phase.txt:52",
         "video01-tool.txt:5",
     ]
-    with pytest.raises(LabelError, match="Lunch|tool flags"):
+    with pytest.raises(LabelError, match=r"Lunch|tool flags"):
         list(read_source(source))
 
 
@@ -484,6 +483,19 @@ def test_a_sheet_that_contradicts_its_sums_is_rejected(tmp_path) -> None:
         list(read_frames(cvs(tmp_path, [wrong])))
 
 
+def test_an_endless_sheet_is_refused(tmp_path) -> None:
+    source = cvs(tmp_path, [row(3, 1, 2, 0, 0, 0)] * 5000)
+    with pytest.raises(LabelError, match="5000 rows or more are no sheet of intervals"):
+        list(read_frames(source))
+    # One cell far away costs nothing.
+    book = openpyxl.Workbook()
+    book.active.append(HEADER)
+    book.active.append(row(3, 1, 2, 2, 0, 0))
+    book.active.cell(1_000_000, 16_000).value = "x"
+    book.save(source.root / "cholec80-CVS.xlsx")
+    assert [k for k, c in by_second(source).items() if c == (True, False, False)] == [1, 2]
+
+
 def test_cholec80_cvs_says_which_other_folder_it_needs(tmp_path) -> None:
     source = cvs(tmp_path, [row(3, 1, 2, 2, 0, 0)])
     alone = source.model_copy(update={"pictures": None})
@@ -576,7 +588,7 @@ def test_questions_find_their_frames_in_cholec80(tmp_path) -> None:
 
 def test_one_form_of_a_question_is_read(tmp_path) -> None:
     """Classification and Sentence hold the same questions; a source reads one of them."""
-    operation, found = simulated("cholec80-vqa", tmp_path / "sim-cholec80-vqa", 1, 12)
+    operation, _ = simulated("cholec80-vqa", tmp_path / "sim-cholec80-vqa", 1, 12)
     pictures = tmp_path / "sim-cholec80-vqa-pictures"
     source = Source(dataset="sim-cholec80-vqa", root=tmp_path / "sim-cholec80-vqa", pictures=pictures)
     words = list(read_frames(source))

@@ -83,12 +83,15 @@ def test_simulated_datasets_share_their_layouts_vocabulary() -> None:
 
 
 def test_procedures_cover_the_label_vocabularies() -> None:
-    assert len(procedure_names()) == 3
     pairs = [
         ("laparoscopic cholecystectomy", "cholec80", "phase", "phases"),
         ("laparoscopic roux-en-y gastric bypass", "multibypass140", "phase", "phases"),
         ("robot-assisted radical prostatectomy", "sar-rarp50", "action", "actions"),
+        ("laparoscopic hysterectomy", "autolaparo", "phase", "phases"),
+        ("endoscopic pituitary surgery", "pitvqa", "phase", "phases"),
+        ("endoscopic submucosal dissection", "copesd", "action", "actions"),
     ]
+    assert {p for p, *_ in pairs} <= set(procedure_names())
     for procedure, dataset, kind, field in pairs:
         assert {a.name for a in getattr(load_procedure(procedure), field)} == set(
             vocabulary(dataset, kind).names

@@ -247,6 +247,7 @@ def test_every_command_has_help_with_an_example() -> None:
         "data doctor",
         "data licence",
         "data frames",
+        "data unpack",
         "data duplicates",
         "data export",
         "data leaks",

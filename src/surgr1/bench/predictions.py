@@ -53,6 +53,7 @@ class Labels(BaseModel):
     phase: str | None = None
     step: str | None = None
     action: str | None = None
+    motion: str | None = None
     boxes: list[dict[str, Any]] | None = None
     cvs: tuple[bool | None, bool | None, bool | None] | None = None
 

@@ -134,15 +134,41 @@ def frames(
 
     Example: surgr1 data frames /data/cholec80
     """
+    from dataclasses import asdict
+
     from surgr1.corpora.frame_plans import find_videos, plan_frames
     from surgr1.corpora.video import extract_all
     from surgr1.pipeline.progress import progress_bar
 
     jobs = plan_frames(layout, root) if layout else find_videos(root)
     with progress_bar(console, "extracting frames") as advance:
-        done = extract_all(jobs, workers=workers, progress=advance)
-    rows = [d.__dict__ if hasattr(d, "__dict__") else d for d in done]
-    show(rows if as_json else f"{len(done)} videos extracted under {root}", as_json)
+        done = extract_all(jobs, workers=workers, progress=None if as_json else advance)
+    if as_json:
+        show([asdict(d) for d in done], as_json)
+        return
+    for found in done:
+        for warning in found.warnings:
+            console.print(f"{found.video}: {warning}")
+    console.print(
+        f"{len(done)} videos, {sum(d.pictures for d in done):,} pictures"
+        f" ({sum(d.written for d in done):,} written now) under {root}"
+    )
+
+
+@app.command()
+def unpack(
+    archive: Annotated[Path, typer.Argument(help="zip, tar, tar.gz, tar.bz2 or tar.xz")],
+    target: Annotated[Path, typer.Argument(help="Folder to make")],
+) -> None:
+    """Unpack a downloaded archive, refusing paths and links that lead out of the folder, device files and
+    decompression bombs.
+
+    Example: surgr1 data unpack endoscapes.zip /data/endoscapes
+    """
+    from surgr1.corpora.archives import unpack as unpack_safely
+
+    found = unpack_safely(archive, target)
+    console.print(f"{found.files:,} files, {found.bytes:,} bytes in {target}")
 
 
 Recipe = Annotated[Path | None, typer.Argument(help="Recipe, e.g. recipes/demo.yaml")]

@@ -121,6 +121,8 @@ class Frame:
     licence: str = ""
     options: Mapping[str, tuple[str, ...]] | None = None
     questions: tuple[tuple[str, str], ...] = ()
+    cvs_achieved: bool | None = None
+    """The dataset's own verdict on the critical view of safety, where it is not "all criteria met"."""
     asks_places: bool = True
     """False where the dataset has questions about places of its own: none is derived from boxes then, since
     the two may contradict each other (datasets-b.md 12.5).
@@ -202,7 +204,8 @@ class Frame:
                     )
                 )
         if None not in cvs:
-            verdict = "achieved" if all(cvs) else "not achieved"
+            met = all(cvs) if self.cvs_achieved is None else self.cvs_achieved
+            verdict = "achieved" if met else "not achieved"
             found.append(self._ask(Task.OVERALL_CVS_ASSESSMENT, verdict))
         return found
 

@@ -119,10 +119,6 @@ class Tree:
     roles: Mapping[str, Role]
     frames: Callable[[str], "Iterator[Frame]"]
 
-    def __post_init__(self) -> None:
-        if isinstance(self.roles, tuple):  # TEMPORARY
-            object.__setattr__(self, "roles", dict.fromkeys(self.roles, "train"))
-
     @property
     def videos(self) -> tuple[str, ...]:
         return tuple(self.roles)

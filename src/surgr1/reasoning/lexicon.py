@@ -201,6 +201,7 @@ class Lexicon:
         self.definitions |= {spell(a.definition): ("action", a.name) for a in procedure.actions}
         self.has_criteria = bool(procedure.criteria)
         self._phrases: dict[str, Token] = {}
+        self._labels: dict[str, Token] = {}
         # The first meaning stays: verbs, the procedure's own entities, those of the others.
         for verb, forms in _VERBS.items():
             self._add("verb", verb, forms.split())
@@ -235,7 +236,13 @@ class Lexicon:
                     self._add(
                         role(entity.name),
                         entity.name,
-                        (p for s in (entity.name, *entity.aliases) for p in _plurals(s)),
+                        (
+                            p
+                            for s in (entity.name, *entity.aliases)
+                            for p in _plurals(s)
+                            # A needle is a finding here, whatever is a tool elsewhere.
+                            if known is procedure or p not in THINGS
+                        ),
                     )
         for dataset, kind in product(_DATASETS, ("tool", "target", "tissue")):
             if has_vocabulary(dataset, kind):
@@ -246,7 +253,10 @@ class Lexicon:
         own = {a.name for a in (*procedure.phases, *procedure.actions)}
         for kind, activities in (("phase", procedure.phases), ("action", procedure.actions)):
             for activity in activities:
-                self._add(kind, activity.name, (activity.name,))
+                self._labels[_key(spell(activity.name))] = Token(kind, activity.name)
+                # "idle" is a phase of GraSP, but "the grasper is idle" names none.
+                if activity.name not in _IDLE:
+                    self._add(kind, activity.name, (activity.name,))
         for dataset, kind in product(_DATASETS, ("phase", "action")):
             if has_vocabulary(dataset, kind) and own & set(vocabulary(dataset, kind).names):
                 for alias, name in vocabulary(dataset, kind).aliases.items():
@@ -310,7 +320,10 @@ class Lexicon:
                 found.append(Token("finding", names[(match.lastindex or 1) - 1], negators, entity))
             elif match := self._pattern.match(text, at):
                 said = match.group() in self._single and not claims
-                found.append(Token("word", match.group()) if said else self._phrases[_key(match.group())])
+                token = Token("word", match.group()) if said else self._phrases[_key(match.group())]
+                # A phase may be called after an organ: "the phase is dorsal venous complex".
+                label = self._labels.get(_key(match.group())) if _NAMING.search(text[:at]) else None
+                found.append(label or token)
             else:
                 match = _WORD.match(text, at)
                 assert match is not None  # what is neither space, comma nor colon starts a word
@@ -320,6 +333,7 @@ class Lexicon:
 
 
 _WORD = re.compile(r"[^ ,:]+")
+_NAMING = re.compile(r"\b(?:(?:phase|stage|action) is|this (?:is|fits)) (?:the )?$")
 
 
 @lru_cache

@@ -31,6 +31,8 @@ from surgr1.corpora.schema import Labels
 from surgr1.corpora.sources import Source, Tree
 
 _KEPT_FROM = 0.85
+_ACHIEVED = 5
+"""Sum of the three scores from which the sheet's `critical_view` is 1."""
 """Where in the segment before the first clip the baseline begins."""
 _CRITERIA = ("two_structures", "hepatocystic_triangle", "cystic_plate")
 """In the order of `Labels.cvs`. The sheet's own order has the last two the other way round."""
@@ -38,7 +40,9 @@ _TIMES = ("initial_minute", "initial_second", "final_minute", "final_second")
 _NAMES = ("cholec80-CVS.xlsx", "surgeons_annotations.xlsx", "data/surgeons_annotations.xlsx")
 _INDEX = ("videos_frames_index.csv", "results/videos_frames_index.csv")
 _LARGEST = 64 << 20
-"""Bytes of an unpacked workbook; the real one has 572 rows."""
+"""Bytes of an unpacked workbook."""
+_ROWS, _COLUMNS = 5000, 50
+"""How much of the sheet is looked at; the real one has 573 rows of 10 columns."""
 
 
 class _Scores(NamedTuple):
@@ -89,6 +93,7 @@ def open_tree(source: Source, rejects: Rejects) -> Tree:
                 size=size,
                 labels=Labels(cvs=(two > 0, triangle > 0, plate > 0)),
                 role=roles[video],
+                cvs_achieved=two + triangle + plate >= _ACHIEVED,
             )
 
     return Tree(roles, frames)
@@ -215,8 +220,11 @@ def _interval(where: str, row: Mapping[str, Any]) -> _Interval | None:
     scores = _Scores(*(_whole(row, c, 0, 2) for c in _CRITERIA))
     if row.get("total") is not None and _whole(row, "total", 0, 6) != sum(scores):
         raise ValueError(f"Total is {row['total']}, but the scores add up to {sum(scores)}")
-    if row.get("critical_view") is not None and _whole(row, "critical_view", 0, 1) != (sum(scores) >= 5):
-        raise ValueError(f"critical_view is {row['critical_view']} at a sum of {sum(scores)} (1 from 5 on)")
+    verdict = sum(scores) >= _ACHIEVED
+    if row.get("critical_view") is not None and _whole(row, "critical_view", 0, 1) != verdict:
+        raise ValueError(
+            f"critical_view is {row['critical_view']} at a sum of {sum(scores)} (1 from {_ACHIEVED} on)"
+        )
     if not any(scores):
         return None
     minute, second, last_minute, last_second = (_time(row, t) for t in _TIMES)
@@ -252,7 +260,9 @@ def _cells(path: Path) -> Iterator[tuple[Any, ...]]:
             if size > _LARGEST:
                 raise LabelError(f"{path}: {size} bytes unpacked are no workbook of intervals")
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        rows = list(book.worksheets[0].iter_rows(values_only=True)) if book.worksheets else []
+        # Limited: a sheet may claim a million rows of 16,000 columns.
+        sheets = book.worksheets[:1]
+        rows = [r for s in sheets for r in s.iter_rows(max_row=_ROWS, max_col=_COLUMNS, values_only=True)]
         book.close()
     except (
         zipfile.BadZipFile,
@@ -268,4 +278,6 @@ def _cells(path: Path) -> Iterator[tuple[Any, ...]]:
         IndexError,
     ) as error:
         raise LabelError(f"{path}: not a whole workbook ({error}); download it again") from error
+    if len(rows) == _ROWS and any(c is not None for c in rows[-1]):
+        raise LabelError(f"{path}: {_ROWS} rows or more are no sheet of intervals (the real one has 573)")
     yield from rows

@@ -22,6 +22,7 @@ from surgr1.ontology.vocabularies import vocabulary
 _TOPS = ("", "Cholec80-VQA/")
 _CROPS = ("cropped_image", "cropped_images")
 """What the loaders read, and what their directory_setup.txt says."""
+_FILE = re.compile(r"(0|[1-9]\d{0,6})_QA\.txt", re.ASCII)
 _LARGEST = 100_000
 """Characters. A frame has a handful of questions."""
 
@@ -91,17 +92,17 @@ def _picture_place(source: Source) -> Callable[[str, Rejects], tuple[str, str, P
 
 def _files(folder: Path, rejects: Rejects) -> list[tuple[int, Path]]:
     """(25-fps frame, file) in order of time; names that are not `<frame>_QA.txt` are rejected."""
-    found: list[tuple[int, Path]] = []
-    for path in sorted(folder.iterdir()):
-        match = re.fullmatch(r"(0|[1-9]\d{0,6})_QA\.txt", path.name)
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda p: p.name):
+        match = _FILE.fullmatch(path.name)
         if match is None:
             if not path.name.startswith((".", "__MACOSX")):
                 rejects.add(path, "expected <frame>_QA.txt, the frame without leading zeros")
         elif int(match[1]) % FPS:
             rejects.add(path, f"frame {match[1]} is no multiple of {FPS}: no picture shows it")
         else:
-            found.append((int(match[1]), path))
-    return sorted(found)
+            found[int(match[1])] = path
+    return sorted(found.items())
 
 
 def _questions(path: Path, form: str, rejects: Rejects) -> tuple[tuple[str, str], ...]:
@@ -109,6 +110,8 @@ def _questions(path: Path, form: str, rejects: Rejects) -> tuple[tuple[str, str]
     text = read_text(path)
     if len(text) > _LARGEST:
         raise LabelError(f"{path}: {len(text)} characters are no questions about one frame")
+    if not text.strip():
+        rejects.add(path, "no question")
     answers = _answers()
     found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), start=1):
@@ -125,8 +128,6 @@ def _questions(path: Path, form: str, rejects: Rejects) -> tuple[tuple[str, str]
             rejects.add(f"{path}:{number}", f"{answer[:80]!r} is none of {', '.join(sorted(answers))}")
         else:
             found[question] = answer
-    if not text.strip():
-        rejects.add(path, "no question")
     return tuple(found.items())
 
 

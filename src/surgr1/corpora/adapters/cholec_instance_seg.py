@@ -53,7 +53,7 @@ def open_tree(source: Source, rejects: Rejects) -> Tree:
     folders = _sequences(source.root, rejects)
     roles = source.roles(folders)
     pictures_of = {v: _pictures(source, folders[v]) for v in roles}
-    listed = _listed(next((t for t in folders.values()), source.root), source.root)
+    listed = _listed(source.root)
 
     def frames(video: str) -> Iterator[Frame]:
         names = _files(folders[video] / "ann_dir", video, rejects)
@@ -146,11 +146,11 @@ def _pictures(source: Source, folder: Path) -> str:
     return found[0].as_posix()
 
 
-def _listed(folder: Path, root: Path) -> dict[str, frozenset[str]]:
+def _listed(root: Path) -> dict[str, frozenset[str]]:
     """Sequence -> label files that the release's own table names; {} without the table. It writes paths with
     backslashes (datasets-a.md 6.1; the column's name is second-hand).
     """
-    path = next((p / _METADATA for p in (root, *folder.parents) if (p / _METADATA).is_file()), None)
+    path = next((t / _METADATA for t in (root, *_tops(root)) if (t / _METADATA).is_file()), None)
     if path is None:
         return {}
     rows = read_table(path)

@@ -234,7 +234,8 @@ def _labels(
 def _boxes(path: Path, tissue: str) -> tuple[list[LabelledBox], tuple[int, int]]:
     """The boxes of a binary mask's parts, and its (width, height). Raises LabelError."""
     mask = class_mask(path)
-    values = np.unique(mask)
-    if values.size > 2 or set(values.tolist()) - {0, 1, 255}:
-        raise LabelError(f"{path}: values {values[:5].tolist()}, expected 0 and 255; was the mask resampled?")
-    return [LabelledBox(tissue, b) for b in component_boxes(mask > 0)], (mask.shape[1], mask.shape[0])
+    shown, top = mask > 0, int(mask.max()) or 255
+    if top not in (1, 255) or (shown != (mask == top)).any():
+        values = np.unique(mask)[:5].tolist()
+        raise LabelError(f"{path}: values {values}, expected 0 and 255; was the mask resampled?")
+    return [LabelledBox(tissue, b) for b in component_boxes(shown)], (mask.shape[1], mask.shape[0])

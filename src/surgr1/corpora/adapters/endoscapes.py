@@ -107,7 +107,6 @@ def read_tree(source: Source, rejects: Rejects, labels: str, *, boxed: bool) -> 
                     cvs=cvs,
                 ),
                 role=roles[video],
-                tool_count=None if boxes is None else sum(b.name == _TOOL for b in boxes),
             )
 
     return Tree(roles, frames)

@@ -29,6 +29,8 @@ ASKED = "masks"
 """The split under which what a mask shows is asked about."""
 _ACTION_STEP, _MASK_STEP = 6, 60
 """Frames of the 60-fps video between two action rows, two masks."""
+_DEEPEST = 5
+"""Folders above a video, at most."""
 _LEAST = 50
 """Pixels. Smaller regions are stray marks."""
 _CLASSES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
@@ -108,7 +110,8 @@ def _video_folders(root: Path, rejects: Rejects) -> dict[str, Path]:
     packed: list[Path] = []
     for here, folders, files in os.walk(root):
         folder = Path(here)
-        folders[:] = sorted(f for f in folders if f != "__MACOSX")
+        deep = len(folder.relative_to(root).parts) >= _DEEPEST
+        folders[:] = [] if deep else sorted(f for f in folders if f != "__MACOSX")
         packed += [folder / f for f in sorted(files) if f.startswith("video_") and f.endswith(".zip")]
         if "action_discrete.txt" not in files:
             if "video_left.avi" in files:

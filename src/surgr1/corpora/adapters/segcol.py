@@ -194,7 +194,9 @@ def _read(
         shape = mask.shape[1], mask.shape[0]
         if checked and shape != size:
             raise LabelError(f"{path}: {shape[0]} x {shape[1]} pixels, its picture has {size[0]} x {size[1]}")
-        values = {int(v) for v in np.unique(mask)}
+        if mask.dtype != np.uint8:
+            raise LabelError(f"{path}: a mask of {mask.dtype} values, expected 8 bits")
+        values = {int(v) for v in np.flatnonzero(np.bincount(mask.ravel()))}
         if stray := sorted(values - {0, FOLDS, *TOOL_VALUES}):
             raise LabelError(f"{path}: values {stray[:5]} are no class; was the mask resampled?")
         if sequence.labels is None:

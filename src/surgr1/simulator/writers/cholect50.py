@@ -110,7 +110,7 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
     """`label_mapping.txt`."""
     words = vocabulary("cholect50", "triplet")
     tools, verbs, targets = (vocabulary("cholect50", k) for k in ("tool", "verb", "target"))
-    rows = ["IVT,I,V,T,IV,IT"]
+    rows = ["# IVT, I, V, T, IV, IT"]
     for k, native in enumerate(words.native):
         i, v, t = (x.native.index(p) for x, p in zip((tools, verbs, targets), native.split(","), strict=True))
         rows.append(f"{k},{i},{v},{t},{i * 10 + v},{i * 15 + t}")

@@ -114,7 +114,6 @@ def write_sampled(
                     boxes=tuple(named) if is_boxed else None,
                     cvs=cvs,
                 ),
-                tool_count=len(seen) if is_boxed else None,
             )
         )
     return {

@@ -22,7 +22,6 @@ def write_video(
     for row in found["expected"]:
         # This layout has labels of the critical view alone.
         row["labels"] |= {"tissues": None, "boxes": None}
-        row["tool_count"] = None
     return found
 
 

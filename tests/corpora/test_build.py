@@ -197,7 +197,7 @@ def test_the_card_counts_beside_the_paper_and_says_simulated(world, tmp_path) ->
     card = (tmp_path / "out" / "README.md").read_text()
     assert "**Simulated data**" in card and "Not for clinical use" in card
     assert "86,344" in card and f"{sum(found['dataset'].values()):,} samples" in card
-    assert "Samples by task" in card and "CC BY-NC-SA 4.0" in card
+    assert "Samples by task" in card and "Apache-2.0" in card
 
 
 def test_settings_files_and_code_change_the_fingerprint(world) -> None:

@@ -1,7 +1,6 @@
 """Samples of simulated trees and real pieces: selection, pictures, options, the image grid."""
 
 import json
-import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from surgr1.corpora.adapters import multibypass140
 from surgr1.corpora.doctor import layouts_of
 from surgr1.corpora.files import LabelError, LayoutError
 from surgr1.corpora.grid import ImageError, fit_grid, open_image, prepare_image, scale_boxes_in_text
@@ -73,13 +71,6 @@ def test_the_wrong_kind_of_root_is_refused(world, dataset) -> None:
     assert dataset.removeprefix("sim-") in layouts_of(world / dataset)
 
 
-def test_a_pickle_that_wants_code_is_refused(tmp_path) -> None:
-    path = tmp_path / "1fps_0.pickle"
-    path.write_bytes(pickle.dumps(Path("x")))
-    with pytest.raises(LabelError, match="refused"):
-        multibypass140.load_pickle(path)
-
-
 def test_real_cholect50_clips(real_samples) -> None:
     root = real_samples / "cholect50"
     samples = list(
@@ -100,25 +91,6 @@ def test_real_cholect50_clips(real_samples) -> None:
     assert sixteen[Task.TOOL_COUNTING] == "3"
     box = next(b for s in samples if s.video == "VID68" and s.frame == 40 for b in s.labels.boxes or ())
     assert box.xyxy[0] == pytest.approx(0.4432 * 387, abs=0.2)
-
-
-def test_real_multibypass_labels_equal_the_released_pickle(real_samples) -> None:
-    root = real_samples / "multibypass140" / "labels" / "bern"
-    table = multibypass140.load_pickle(root / "labels_by70_splits" / "labels" / "val" / "1fps_1.pickle")
-    from surgr1.ontology.vocabularies import vocabulary
-
-    ids = {k: vocabulary("multibypass140", k).ids for k in ("phase", "step")}
-    compared = 0
-    for video, rows in table.items():
-        path = root / "labels_by70" / f"{video}.mp4.json"
-        if not path.is_file():
-            continue
-        mine = multibypass140.label_rows(path)
-        for row in rows:
-            phase, step = mine[row["Original_frame_id"]]
-            assert (ids["phase"][phase], ids["step"][step]) == (row["Phase_gt"], row["Step_gt"])
-            compared += 1
-    assert compared > 10_000
 
 
 def test_grid_follows_qwens_smart_resize() -> None:

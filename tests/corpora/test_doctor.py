@@ -6,6 +6,7 @@ import pytest
 
 from surgr1.corpora.doctor import acknowledge, acknowledged, diagnose, examine, layouts_of, recognise
 from surgr1.corpora.files import LayoutError
+from surgr1.corpora.sources import Source, read_source
 from surgr1.simulator.world import SimPlan, Tree, simulate
 
 CENTRE = "sim-strasbourg-public"
@@ -32,7 +33,7 @@ def downloads(made, tmp_path):
 
 
 def by_layout(root):
-    return {f.layout: f for f in diagnose([root]).findings}
+    return {f.layout.removeprefix("sim-"): f for f in diagnose([root]).findings}
 
 
 def test_datasets_are_found_whatever_their_folders_are_called(downloads) -> None:
@@ -91,3 +92,10 @@ def test_a_missing_folder_is_an_error(tmp_path) -> None:
     with pytest.raises(LayoutError, match="no such folder"):
         diagnose([tmp_path / "none"])
     assert layouts_of(tmp_path) == ()
+
+
+def test_simulated_trees_are_never_read_as_real_ones(downloads) -> None:
+    found = diagnose([downloads]).findings
+    assert {f.layout for f in found} == {"sim-cholec80", "sim-cholect50"}
+    with pytest.raises(LayoutError, match="no real data; read it as sim-cholec80"):
+        list(read_source(Source(dataset="cholec80", root=downloads / "Cholec80 (CAMMA)")))

@@ -15,9 +15,14 @@ from surgr1.corpora.registry import (
     official_members,
 )
 
+PUBLISHED = {"cholec80-cvs": "baseline", "cholectrack20": "official", "cholec-instance-seg": "official"}
+"""The splits of the reference's tables, where the default is the one that the paper's count fits."""
 
-def members(*layouts: str, split: str = "default") -> list[Member]:
-    return [Member(d, v, r) for d in layouts for v, r in official_split(d, split).items()]
+
+def members(*layouts: str) -> list[Member]:
+    return [
+        Member(d, v, r) for d in layouts for v, r in official_split(d, PUBLISHED.get(d, "default")).items()
+    ]
 
 
 def numbers(operations) -> set[int]:

@@ -221,8 +221,8 @@ def test_manifests_and_keys(tmp_path) -> None:
 def test_the_command_line_fails_loudly(tmp_path) -> None:
     found = cli("run", str(tmp_path / "none.yaml"))
     assert found.returncode == 1 and "none.yaml" in found.stderr and "Traceback" not in found.stderr
-    found = cli("data", "check", str(tmp_path), "--json")
-    assert found.returncode == 1 and json.loads(found.stdout)["complete"] is False
+    found = cli("data", "doctor", str(tmp_path), "--json")
+    assert found.returncode == 1 and json.loads(found.stdout)["datasets"] == []
     found = cli("bench", "report", str(tmp_path))
     assert found.returncode == 1 and "run the recipe first" in found.stderr
     found = cli("train", "sft", str(RECIPES / "smoke.yaml"), "--out", str(tmp_path / "run"))
@@ -320,7 +320,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch) -> None:
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x.png"))
 
-    monkeypatch.setitem(world.WRITERS, "sar-rarp50", full)
+    monkeypatch.setattr(world, "write_video", full)
     tree = world.Tree(dataset="sim-sar-rarp50", centre="sim-cuhk", seconds=40, train=(1,))
     with pytest.raises(SurgR1Error, match=r"No space left.*free space"):
         world._write_one(tmp_path, tmp_path / "s.json", tree, 1, 0)

@@ -73,7 +73,9 @@ def test_every_labelled_frame_has_a_truth_that_agrees_with_its_labels(world, tru
             assert set(labels.tools) == {i.tool for i in row.instruments} | bag
         if labels.triplets is not None:
             assert set(labels.triplets) == {(i.tool, i.verb, i.target) for i in row.instruments}
-        for box in labels.boxes or ():
+        # SAR-RARP50's masks show instruments with their shafts, which the truth's boxes leave out
+        # (`test_verify.py` compares them with the scene).
+        for box in (labels.boxes or ()) if tree.layout != "sar-rarp50" else ():
             true_boxes = [i.box for i in row.instruments] if box.name == "tool" else row.boxes(box.name)
             # CholecT50 rounds to five digits of the picture's width.
             assert min(np.abs(np.subtract(b, box.xyxy)).max() for b in true_boxes) < 0.01

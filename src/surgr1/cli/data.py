@@ -189,20 +189,17 @@ def _corpus(
     allow_missing: bool,
 ) -> tuple[Any, Path]:
     """The recipe's data and the run folder."""
-    from surgr1.corpora.doctor import recognise
+    from surgr1.corpora.doctor import datasets_under
     from surgr1.pipeline.recipe import RecipeError, load_corpus
 
     path = recipe or (Path(named) if named else None)
     if path is None:
         raise RecipeError("name a recipe, e.g. `surgr1 data build recipes/demo.yaml` or --recipe surgdb-3m")
-    folders = {
-        layout: folder for root in roots or [] for folder, found in recognise(root) for layout in found
-    }
     wanted = load_corpus(
         path,
         run_dir=(out or Path("runs") / path.stem).resolve(),
         data=dataset_folders(data),
-        found=folders,
+        found=datasets_under(roots or ()),
         settings=settings or [],
         allow_missing=allow_missing,
     )

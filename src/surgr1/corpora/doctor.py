@@ -3,7 +3,7 @@ wrong.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from surgr1.corpora.adapters.generic import is_generic, read_description
 from surgr1.corpora.datasets import Dataset, dataset, dataset_names
 from surgr1.corpora.files import LayoutError, Rejects
 from surgr1.corpora.fingerprint import files_state
-from surgr1.corpora.sources import Source, Tree, lender_of, open_source
+from surgr1.corpora.sources import SIMULATED, Source, Tree, lender_of, open_source
 from surgr1.ontology.errors import SurgR1Error
 
 State = Literal["complete", "partial", "broken"]
@@ -29,8 +29,8 @@ _NAMED = 12
 
 @dataclass(frozen=True)
 class Finding:
-    """One recognised dataset. `missing` are expected videos that are not there; `problems` name file and
-    reason; `videos` and `frames` are what could be read.
+    """One recognised dataset; a simulated one is named "sim-<layout>". `missing` are expected videos that are
+    not there; `problems` name file and reason; `videos` and `frames` are what could be read.
     """
 
     root: Path
@@ -111,25 +111,28 @@ def diagnose(
 
 
 def recognise(root: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """(folder, layouts that open it), from the top down; below a recognised folder nothing more is looked
-    for. A folder directly below `root` with no dataset in it comes with ().
+    """(folder, layouts that open it), from the top down. A folder directly below `root` with no dataset in it
+    comes with ().
     """
-    mine = layouts_of(root)
-    if mine:
-        yield root, mine
-        return
-    for folder in _subfolders(root):
-        found = list(_below(folder, _DEPTH - 1))
-        yield from found or [(folder, ())]
+    found = _within(root, _DEPTH)
+    yield from found
+    if root not in (folder for folder, _ in found):
+        for sub in _subfolders(root):
+            if not any(folder.is_relative_to(sub) for folder, _ in found):
+                yield sub, ()
 
 
-def _below(folder: Path, depth: int) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    mine = layouts_of(folder)
-    if mine:
-        yield folder, mine
-    elif depth > 0:
-        for sub in _subfolders(folder):
-            yield from _below(sub, depth - 1)
+def _within(folder: Path, depth: int) -> list[tuple[Path, tuple[str, ...]]]:
+    """Many adapters open the folder around their dataset as well. So the outermost folder that opens counts,
+    unless it holds a dataset that it does not open: then it is a folder of datasets.
+    """
+    below = [hit for sub in _subfolders(folder) for hit in _within(sub, depth - 1)] if depth else []
+    own = layouts_of(folder)
+    held = {layout for _, layouts in below for layout in layouts}
+    if own and held <= set(own):
+        return [(folder, own)]
+    alone = tuple(layout for layout in own if layout not in held)
+    return [*([(folder, alone)] if alone else []), *below]
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -164,7 +167,24 @@ def _source(
     if layout == "generic":
         name = read_description(folder).dataset
         return Source(dataset=name, root=folder, format="generic", role="external", images=images)
-    return Source(dataset=layout, root=folder, pictures=pictures, role="external", images=images)
+    return Source(
+        dataset=_name(folder, layout), root=folder, pictures=pictures, role="external", images=images
+    )
+
+
+def _name(folder: Path, layout: str) -> str:
+    """What a folder's dataset is called: what the simulator wrote says so."""
+    return f"sim-{layout}" if (folder / SIMULATED).is_file() else layout
+
+
+def datasets_under(roots: Iterable[Path]) -> dict[str, list[Path]]:
+    """Data set -> the folders that hold it, for everything recognised under the folders."""
+    found: dict[str, list[Path]] = {}
+    for root in roots:
+        for folder, layouts in recognise(root):
+            for layout in layouts:
+                found.setdefault(_name(folder, layout), []).append(folder)
+    return found
 
 
 def _nearest(folder: Path) -> str:
@@ -220,7 +240,7 @@ def examine(
     state: State = "broken" if problems else "partial" if short else "complete"
     return Finding(
         folder,
-        layout,
+        _name(folder, layout),
         state,
         len(read),
         len(wanted),

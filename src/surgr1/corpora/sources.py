@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from surgr1.corpora.questions import Frame
 
 
+SIMULATED = "SIMULATED.txt"
+"""File by which the simulator marks every tree that it writes."""
+
+
 class Source(BaseModel):
     """One dataset folder, in the dataset's own layout or in the generic one (`corpora.adapters.generic`).
 
@@ -67,11 +71,15 @@ class Source(BaseModel):
         """The policy of the data: a hospital's stays `local_only` whatever a recipe says."""
         if self.dataset in HOSPITALS:
             return "local_only"
+        if self.policy is None and self.dataset.startswith("sim-"):
+            return "public"
         return self.policy or (dataset(self.layout).policy if self.format == "native" else "local_only")
 
     @property
     def data_licence(self) -> str:
         """The licence that every row carries."""
+        if not self.licence and self.dataset.startswith("sim-"):
+            return "Apache-2.0"
         return self.licence or (dataset(self.layout).licence if self.format == "native" else "not released")
 
     @property
@@ -132,6 +140,11 @@ def open_source(source: Source, rejects: Rejects) -> Tree:
         raise LayoutError(f"{source.dataset}: no folder {source.root}")
     if source.pictures is not None and source.images == "check" and not source.pictures.is_dir():
         raise LayoutError(f"{source.dataset}: no folder {source.pictures} with its pictures")
+    if (source.root / SIMULATED).is_file() and not source.dataset.startswith("sim-"):
+        raise LayoutError(
+            f"{source.root}: {SIMULATED} says that this is no real data; read it as sim-{source.dataset}, so"
+            " that every row says so too"
+        )
     name = "generic" if source.format == "generic" else source.layout.replace("-", "_")
     tree: Tree = import_module(f"surgr1.corpora.adapters.{name}").open_tree(source, rejects)
     return tree

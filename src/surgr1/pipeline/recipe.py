@@ -245,7 +245,7 @@ def load_corpus(
     *,
     run_dir: Path,
     data: dict[str, Path] | None = None,
-    found: Mapping[str, Path] = MappingProxyType({}),
+    found: Mapping[str, Sequence[Path]] = MappingProxyType({}),
     settings: Sequence[str] = (),
     allow_missing: bool = False,
 ) -> Corpus:
@@ -260,7 +260,10 @@ def load_corpus(
     for source in raw.get("sources") or []:
         name = str(source.get("dataset")) if isinstance(source, dict) else ""
         if name in found and name not in data and "root" not in source:
-            source["root"] = found[name]
+            if len(found[name]) > 1:
+                places = " and ".join(map(str, found[name]))
+                raise RecipeError(f"{name} lies in {places}: name one with --data {name}=PATH")
+            source["root"] = found[name][0]
     if allow_missing and isinstance(raw.get("sources"), list):
         raw["sources"] = [
             s

@@ -9,7 +9,6 @@ answers are in their pixels, as Qwen2.5-VL expects.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -76,7 +75,7 @@ def _json_lines(conversations: Iterable[Conversation], path: Path, to: Format) -
         for c in conversations:
             row: dict[str, Any] = {
                 "messages": [_question(c), {"role": "assistant", "content": c.completion}],
-                "images": [os.path.abspath(c.image)],
+                "images": [str(Path(c.image).resolve())],
             }
             if to == "llama-factory":
                 row |= {"sample_id": c.sample_id, "policy": c.policy}
@@ -118,7 +117,7 @@ def _parquet(conversations: Iterable[Conversation], path: Path, split: str) -> i
                 {
                     "data_source": f"surgr1/{c.dataset}",
                     "prompt": [_question(c)],
-                    "images": [{"image": os.path.abspath(c.image)}],
+                    "images": [{"image": str(Path(c.image).resolve())}],
                     "ability": c.task,
                     "reward_model": {"style": "rule", "ground_truth": c.answer},
                     "extra_info": {

@@ -131,7 +131,8 @@ def _segment_ends(source: Source) -> Callable[[str, Rejects], int | None]:
         phases = labels_top(source.picture_root) / "phase_annotations"
     except LayoutError as error:
         if table is None:
-            raise LayoutError(
+            # Not a LayoutError: the workbook says what this is, it only lacks its other half.
+            raise LabelError(
                 f"{source.root}: no word on where clipping begins: give Cholec80's folder as `pictures` (its"
                 f" phase_annotations/ say so), or put the baseline's {_INDEX[0]} beside the workbook"
             ) from error

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from surgr1.corpora.datasets import dataset_names
+from surgr1.corpora.sources import SIMULATED
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.writers.common import NOTICE, Split
@@ -51,4 +52,6 @@ def finish_tree(layout: str, root: Path, videos: Mapping[int, dict[str, Any]], s
     module = writer(layout)
     if hasattr(module, "finish"):
         module.finish(root, videos, split)
-    (root / "SIMULATED.txt").write_text(NOTICE, encoding="utf-8")
+    for folder in (root, root.parent / f"{root.name}-pictures"):
+        if folder.is_dir():
+            (folder / SIMULATED).write_text(NOTICE, encoding="utf-8")

@@ -81,3 +81,11 @@ def test_what_cannot_be_exported_is_named(corpus, tmp_path) -> None:
         plan("axolotl")
     with pytest.raises(ExportError, match="no built corpus"):
         export_corpus(tmp_path, tmp_path / "out", plan("verl"))
+
+
+def test_data_that_may_not_leave_is_not_exported(corpus, tmp_path) -> None:
+    root = corpus.parent / "sim" / TREE.dataset
+    build([Source(dataset=TREE.dataset, root=root, policy="local_only")], tmp_path / "built")
+    with pytest.raises(ExportError, match="is local_only"):
+        export_corpus(tmp_path / "built", tmp_path / "out", plan("ms-swift"))
+    assert not list((tmp_path / "out").glob("*.jsonl"))

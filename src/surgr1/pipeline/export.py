@@ -62,6 +62,11 @@ def _conversations(corpus: Path, name: str, out: Path, plan: ExportPlan) -> Iter
     for sample in corpus_samples(corpus, name):
         if sample.role != plan.role:
             continue
+        if sample.policy == "local_only":
+            raise ExportError(
+                f"{name}: {sample.video} frame {sample.frame} is local_only: it is not written for other"
+                " programs; leave the dataset out of the corpus"
+            )
         if plan.limit and taken == plan.limit:
             return
         taken += 1

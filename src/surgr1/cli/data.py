@@ -88,22 +88,24 @@ def doctor(roots: Roots, labels_only: Skip = False, as_json: Json = False) -> No
             as_json,
         )
     else:
-        table = _table("dataset", "state", "videos", "frames", "licence", "acknowledged", "missing and wrong")
+        table = _table("dataset", "state", "videos", "frames", "licence acknowledged")
         for f in found.findings:
-            row = f.row()
-            wrong = [f"missing: {', '.join(row['missing'])}"] if f.missing else []
             table.add_row(
                 f.layout,
                 f.state,
                 f"{f.videos} of {f.expected_videos}" if f.expected_videos else str(f.videos),
                 f"{f.frames:,} of {f.expected_frames:,}" if f.expected_frames else f"{f.frames:,}",
-                f.licence,
-                f.acknowledged or "no",
-                "\n".join([*wrong, *row["problems"]]),
+                f.acknowledged or f"no: {f.licence}",
             )
         console.print(table)
+        for f in found.findings:
+            row = f.row()
+            if f.missing:
+                console.print(f"{f.layout} lacks {', '.join(row['missing'])}", soft_wrap=True)
+            for problem in row["problems"]:
+                console.print(f"{f.layout}: {problem}", soft_wrap=True)
         for folder, why in found.unrecognised:
-            console.print(f"{folder}: {why}")
+            console.print(f"{folder}: {why}", soft_wrap=True)
         if not found.findings:
             console.print("no known dataset")
     if not found.healthy:

@@ -180,8 +180,8 @@ def _tamper(rng: Random, body: Any) -> Any:
     return top[0]
 
 
-def _dump(rng: Random, body: Any) -> str:
-    token = rng.choice(_TOKENS)
+def _dump(rng: Random, body: Any, *more: str) -> str:
+    token = rng.choice((*_TOKENS, *more * 3))
     if rng.random() < 0.1:
         deep = rng.choice((rng.randrange(1, 2000), rng.randrange(900, 1000), 100_000))
         token = "[" * deep + "]" * deep
@@ -200,12 +200,9 @@ def json_line(rng: Random, data: bytes) -> bytes:
 
 
 def yaml_value(rng: Random, data: bytes) -> bytes:
-    """JSON is YAML; a date and a number to base 60 are not JSON."""
-    token = rng.choice(
-        ("2020-13-45", "!!python/object:os.system {}", "0x", "1:99:1", "&a [*a]", "? [1]", "0b2")
-    )
-    text = _dump(rng, _tamper(rng, yaml.safe_load(data)))
-    return text.replace(f'"{_HERE}"', token).encode()
+    """JSON is YAML; dates, numbers to base 60, tags and loops are not JSON."""
+    more = ("2020-13-45", "1:99:1", "0b2", "!!int x", "!!python/object:os.system {}", "&a [*a]", "? [1]")
+    return _dump(rng, _tamper(rng, yaml.safe_load(data)), *more).encode()
 
 
 # Pickles, workbooks, pictures.

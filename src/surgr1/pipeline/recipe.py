@@ -271,7 +271,7 @@ def load_corpus(
             if not isinstance(s, dict)
             or "root" in s
             or s.get("dataset") in data
-            or str(s.get("dataset")).startswith("sim-")
+            or (raw.get("simulate") and str(s.get("dataset")).startswith("sim-"))
         ]
     _give_roots(path, raw, run_dir, data)
     return _validated(Recipe if "model" in raw else Corpus, path, raw)

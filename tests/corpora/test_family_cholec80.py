@@ -502,7 +502,7 @@ def test_cholec80_cvs_says_which_other_folder_it_needs(tmp_path) -> None:
     with pytest.raises(LayoutError, match=r"frames/videoNN/.*give Cholec80's folder as `pictures`"):
         list(read_frames(alone))
     blind = alone.model_copy(update={"images": "skip"})
-    with pytest.raises(LayoutError, match=r"where clipping begins.*videos_frames_index\.csv"):
+    with pytest.raises(LabelError, match=r"where clipping begins.*videos_frames_index\.csv"):
         list(read_frames(blind))
     (source.root / "videos_frames_index.csv").write_text("video_name,final_frame\nvideo03,249\n")
     assert by_second(blind) == by_second(source)

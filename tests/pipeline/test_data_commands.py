@@ -94,10 +94,10 @@ def test_what_is_missing_is_said_or_left_out_when_asked(downloads, tmp_path) -> 
     built = data("build", path, "--root", part, "--out", tmp_path / "out", "--allow-missing")
     assert built.returncode == 0, built.stderr
     assert [p.parent.name for p in (tmp_path / "out").glob("*/source.json")] == ["sim-dsad"]
-    shutil.copytree(part, tmp_path / "twice" / "a")
-    shutil.copytree(part, tmp_path / "twice" / "b")
+    for name in ("a", "b"):
+        shutil.copytree(downloads / "camma" / "CholecT50", tmp_path / "twice" / name)
     twice = data("build", path, "--root", tmp_path / "twice", "--out", tmp_path / "out", "--allow-missing")
-    assert twice.returncode == 1 and "name one with --data sim-dsad=PATH" in twice.stderr
+    assert twice.returncode == 1 and "name one with --data sim-cholect50=PATH" in twice.stderr
 
 
 def test_the_shipped_corpus_names_the_papers_23_datasets_and_what_has_no_folder(tmp_path) -> None:

@@ -14,7 +14,7 @@ from surgr1.corpora.questions import Frame
 from surgr1.corpora.sources import Source, read_frames
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.simulator.writers import writer
-from surgr1.simulator.writers.common import Damage
+from surgr1.simulator.writers.damage import Damage
 
 _BOX_TOLERANCE = 1.5
 """Pixels: formats with normalised or integer boxes round."""

@@ -31,9 +31,9 @@ from surgr1.corpora.schema import Labels
 from surgr1.corpora.sources import Source, Tree
 
 _KEPT_FROM = 0.85
+"""Where in the segment before the first clip the baseline begins."""
 _ACHIEVED = 5
 """Sum of the three scores from which the sheet's `critical_view` is 1."""
-"""Where in the segment before the first clip the baseline begins."""
 _CRITERIA = ("two_structures", "hepatocystic_triangle", "cystic_plate")
 """In the order of `Labels.cvs`. The sheet's own order has the last two the other way round."""
 _TIMES = ("initial_minute", "initial_second", "final_minute", "final_second")
@@ -124,7 +124,7 @@ def _by_second(intervals: list[_Interval], end: int, rejects: Rejects) -> dict[i
 
 def _segment_ends(source: Source) -> Callable[[str, Rejects], int | None]:
     """A function (video, rejects) -> the frame at which clipping begins, None with a reject where it is not
-    known: from Cholec80's phases, or from the baseline's table of last frames. Raises LayoutError.
+    known: from Cholec80's phases, or from the baseline's table of last frames. Raises LabelError.
     """
     table = next((source.root / n for n in _INDEX if (source.root / n).is_file()), None)
     try:

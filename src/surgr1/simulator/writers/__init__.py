@@ -6,6 +6,10 @@ one video and returns what the tree-wide label files need, `DAMAGES` (ways to br
 `simulator.verify`) and, where such files exist, `finish`, which writes them. Labels hold only what the
 renderer shows. The keys "truth" and "expected" of what `write_video` returns are no part of any tree: the
 whole scene of every stored frame (`truth.py`), and what the adapter must read of it.
+
+`common` holds what writing needs, `damage` what breaks the files. Numbers, colours and folder names of a
+release that its adapter has too are written out again in the writer, on purpose: the round trip compares two
+readings of the reference, and could not see an error in a table that both sides import.
 """
 
 from collections.abc import Mapping
@@ -18,7 +22,7 @@ from surgr1.corpora.datasets import dataset_names
 from surgr1.corpora.sources import SIMULATED
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
-from surgr1.simulator.writers.common import NOTICE, Split
+from surgr1.simulator.writers.common import NOTICE, Split, pictures_root, save_text
 
 __all__ = ["NOTICE", "Split", "finish_tree", "layouts", "scenario_of", "write_video", "writer"]
 
@@ -52,6 +56,6 @@ def finish_tree(layout: str, root: Path, videos: Mapping[int, dict[str, Any]], s
     module = writer(layout)
     if hasattr(module, "finish"):
         module.finish(root, videos, split)
-    for folder in (root, root.parent / f"{root.name}-pictures"):
+    for folder in (root, pictures_root(root)):
         if folder.is_dir():
-            (folder / SIMULATED).write_text(NOTICE, encoding="utf-8")
+            save_text(NOTICE, folder / SIMULATED)

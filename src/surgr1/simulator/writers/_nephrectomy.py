@@ -1,30 +1,21 @@
-"""What the EndoVis writers share: instruments and tissues of a drawn frame as masks, and question lines."""
+"""What the EndoVis writers share: boxes and wrists of masks, and question lines."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from surgr1.corpora.schema import Box
-from surgr1.simulator.pen import SHAFT
-from surgr1.simulator.render import FIRST_INSTRUMENT, Rendered
+from surgr1.simulator.render import Rendered
 from surgr1.simulator.scene import Scene
+from surgr1.simulator.writers.common import Mask, quadrant
 
 SCENARIO = "nephrectomy"
 PICTURED = (1280, 1024)
-"""The size that VQLA boxes are given for."""
-Mask = NDArray[np.bool_]
+"""The size that VQLA boxes are given for. The adapters have it too: written again on purpose."""
 Row = tuple[str, str, Box, str]
 """Question, native answer, box in the picture and canonical thing."""
 
 
-def instrument_masks(scene: Scene, drawn: Rendered) -> list[tuple[str, float, Mask, Mask]]:
-    """(tool, x of its entry, shaft, working end) of every instrument of which a pixel shows."""
-    found = []
-    for k, instrument in enumerate(scene.instruments):
-        end = drawn.ids == FIRST_INSTRUMENT + k
-        shaft = drawn.ids == FIRST_INSTRUMENT + k + SHAFT
-        if end.any() or shaft.any():
-            found.append((instrument.tool, instrument.entry[0], shaft, end))
-    return found
+# The boxes are found in another way here than in `corpora.masks`, which the adapters use: an independent
+# witness for the round trip.
 
 
 def box_of(mask: Mask) -> Box:
@@ -49,12 +40,6 @@ def wrist_of(shaft: Mask, end: Mask) -> Mask:
 
     wrist: Mask = ndimage.binary_dilation(shaft, structure=np.ones((3, 3)), iterations=4) & end
     return wrist
-
-
-def quadrant(box: Box, size: tuple[int, int]) -> str:
-    """Where a box's middle lies in a picture of `size` (width, height), as VQA spells it."""
-    side = "left" if box[0] + box[2] < size[0] else "right"
-    return f"{side}-{'top' if box[1] + box[3] < size[1] else 'bottom'}"
 
 
 def question_lines(
@@ -87,7 +72,8 @@ def question_lines(
         lines.append((question, verbs[verb], box, instrument.tool))
     for instrument, box in seen:
         question = f"Where is {tools[instrument.tool]} located?"
-        lines.append((question, quadrant(box, size), box, instrument.tool))
+        height, side = quadrant(box, size)
+        lines.append((question, f"{side}-{height}", box, instrument.tool))
     return lines
 
 

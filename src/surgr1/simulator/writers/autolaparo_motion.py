@@ -1,7 +1,7 @@
 """AutoLaparo task 2 (datasets-a.md 8.1, 8.3): clips before a camera motion."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,25 @@ from surgr1.ontology.vocabularies import vocabulary
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre, Field, Scene
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
+from surgr1.simulator.writers.common import Split, Trial, expected, frames, save, save_text
+from surgr1.simulator.writers.damage import (
+    Change,
     Damage,
-    Split,
-    Trial,
+    add_to_column,
     cut_half,
-    expected,
-    frames,
+    cut_head,
     replace_once,
-    save,
+    swap_columns,
     swap_lines,
     to_utf16,
+    unended,
 )
 
 SCENARIO = "hysterectomy"
 FOLDER = "Task 2 Laparoscope motion prediction"
 _LABELS = "laparoscope_motion_label.txt"
 _SEEN = (1, 9, 17, 25, 33, 41, 50, 58, 66, 75, 83, 91, 100, 108, 116, 125)
+"""The adapter has these frames too: written again on purpose (see the package)."""
 _PHASES = (
     "dividing ligament and peritoneum",
     "dividing uterine vessels and ligament",
@@ -86,10 +88,10 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
     """`laparoscope_motion_label.txt`, clips in ascending order."""
     rows = ["Clip\tLabel\tPhase"]
     rows += ["\t".join(map(str, videos[n]["row"])) for n in sorted(videos)]
-    (root / FOLDER / _LABELS).write_text("\n".join(rows) + "\n", encoding="utf-8")
+    save_text("\n".join(rows) + "\n", root / FOLDER / _LABELS)
 
 
-def _changed(row: int, column: int, value: str) -> Callable[[bytes], bytes]:
+def _changed(row: int, column: int, value: str) -> Change:
     """A change of one cell (row 0 is the header)."""
 
     def change(data: bytes) -> bytes:
@@ -100,34 +102,24 @@ def _changed(row: int, column: int, value: str) -> Callable[[bytes], bytes]:
     return change
 
 
-def _one_less(data: bytes) -> bytes:
-    """Clips counted from 0."""
-    head, *rows = data.decode().splitlines()
-    return "\n".join([head, *(f"{int(r[:3]) - 1:03d}{r[3:]}" for r in rows)]).encode()
-
-
-def _swapped_columns(data: bytes) -> bytes:
-    rows = [r.split("\t") for r in data.decode().splitlines()]
-    return "\n".join("\t".join((c, p, m)) for c, m, p in rows).encode()
-
-
 TRIAL = Trial(seconds=26, train=(1, 2), val=(171,), test=(228,))
 _FILE = f"{FOLDER}/{_LABELS}"
 _CLIP = f"{FOLDER}/frames/001"
+_FROM_ZERO = unended(add_to_column("\t", 0, -1, digits=3, head=1))
 DAMAGES = (
     Damage("truncated", _FILE, cut_half, "columns|without a row"),
     Damage("wrong encoding", _FILE, to_utf16, r"label\.txt: cannot be read as UTF-8"),
     Damage("missing file", _FILE, None, "not task 2 of AutoLaparo"),
     Damage("reordered", _FILE, swap_lines(1, 2), "clip 1 after clip 2: rows are doubled or out of order"),
     Damage("duplicate id", _FILE, _changed(2, 0, "001"), "clip 1 after clip 1"),
-    Damage("off-by-one frame", _FILE, _one_less, "frames/170: no such folder"),
+    Damage("off-by-one frame", _FILE, _FROM_ZERO, "frames/170: no such folder"),
     Damage("swapped ids", _FILE, _changed(1, 0, "003"), "frames/003: no such folder"),
-    Damage("swapped ids", _FILE, _swapped_columns, r"label\.txt:1: header"),
+    Damage("swapped ids", _FILE, unended(swap_columns("\t", 1, 2)), r"label\.txt:1: header"),
     Damage("unknown label", _FILE, _changed(1, 1, "7"), r"label\.txt:2: motion '7' is not in 0-6"),
     Damage("malformed value", _FILE, _changed(1, 1, "Up"), "motion 'Up'"),
     Damage("malformed value", _FILE, replace_once("\t", ","), "header"),
     Damage("out of range", _FILE, _changed(1, 2, "0"), "phase '0' is not in 1-7"),
     Damage("hostile path", _FILE, _changed(1, 0, "../../001"), r"clip '\.\./\.\./001'"),
     Damage("missing picture", f"{_CLIP}/009.jpg", None, r"009\.jpg: a labelled frame has no picture"),
-    Damage("broken picture", f"{_CLIP}/001.jpg", lambda data: data[:20], r"001\.jpg: not a picture"),
+    Damage("broken picture", f"{_CLIP}/001.jpg", cut_head, r"001\.jpg: not a picture"),
 )

@@ -6,7 +6,6 @@ import io
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,8 @@ from surgr1.corpora.schema import Labels
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.writers import cholec80
-from surgr1.simulator.writers.common import (
-    Damage,
-    Split,
-    Trial,
-    cut_half,
-    expected,
-    replace_once,
-    swap_lines,
-)
+from surgr1.simulator.writers.common import Split, Trial, expected, pictures_root, runs
+from surgr1.simulator.writers.damage import Change, Damage, cut_half, replace_once, swap_lines
 
 SCENARIO = cholec80.SCENARIO
 _NAME = "cholec80-CVS.xlsx"
@@ -48,13 +40,12 @@ def write_video(
     A criterion that is met scores 2, else 0; every stretch of equal scores is a row. As in 63 real rows, the
     last one ends after the first clip.
     """
-    found = cholec80.write_video(root.parent / f"{root.name}-pictures", number, operation, centre, split)
+    found = cholec80.write_video(pictures_root(root), number, operation, centre, split)
     clip = next(k for k, s in enumerate(operation.scenes) if s.phase == "clipping and cutting")
     met = [s.cvs or (False, False, False) for s in operation.scenes[:clip]]
     rows = []
-    for scores, part in groupby(enumerate(met), key=lambda pair: pair[1]):
-        seconds = [k for k, _ in part]
-        first, last = seconds[0], seconds[-1] + 3 * (seconds[-1] == clip - 1)
+    for scores, first, stop in runs(met):
+        last = stop - 1 + 3 * (stop == clip)
         two, triangle, plate = (2 * int(m) for m in scores)
         total = two + plate + triangle
         times = (first // 60, first % 60, last // 60, last % 60)
@@ -90,7 +81,7 @@ def _packed(book: Any) -> bytes:
     return still.getvalue()
 
 
-def _edited(edit: Callable[[Any], None]) -> Callable[[bytes], bytes]:
+def _edited(edit: Callable[[Any], None]) -> Change:
     """A change of the workbook's sheet."""
 
     def change(data: bytes) -> bytes:
@@ -103,28 +94,33 @@ def _edited(edit: Callable[[Any], None]) -> Callable[[bytes], bytes]:
     return change
 
 
-def _put(row: int, column: str, value: Any) -> Callable[[bytes], bytes]:
-    """Another value in a cell; rows as the sheet counts them (1 is the header)."""
+def _cell(sheet: Any, row: int, column: str) -> Any:
+    """A cell of the sheet; rows as the sheet counts them (1 is the header)."""
+    return sheet.cell(row, _HEADER.index(column) + 1)
+
+
+def _put(row: int, column: str, value: Any) -> Change:
+    """Another value in a cell."""
 
     def edit(sheet: Any) -> None:
-        sheet.cell(row, _HEADER.index(column) + 1).value = value
+        _cell(sheet, row, column).value = value
 
     return _edited(edit)
 
 
-def _last_row(column: str, value: Any) -> Callable[[bytes], bytes]:
+def _last_row(column: str, value: Any) -> Change:
     """Another value in the last row of the first video, which scores."""
 
     def edit(sheet: Any) -> None:
         row = max(r for r in range(2, sheet.max_row + 1) if sheet.cell(r, 1).value == 1)
-        sheet.cell(row, _HEADER.index(column) + 1).value = value
+        _cell(sheet, row, column).value = value
 
     return _edited(edit)
 
 
-def _swap_headers(first: str, second: str) -> Callable[[bytes], bytes]:
+def _swap_headers(first: str, second: str) -> Change:
     def edit(sheet: Any) -> None:
-        a, b = (sheet.cell(1, _HEADER.index(n) + 1) for n in (first, second))
+        a, b = (_cell(sheet, 1, n) for n in (first, second))
         a.value, b.value = b.value, a.value
 
     return _edited(edit)
@@ -138,7 +134,7 @@ def _a_minute_later(sheet: Any) -> None:
     """Minutes counted from 1."""
     for row in range(2, sheet.max_row + 1):
         for column in ("initial_minute", "final_minute"):
-            sheet.cell(row, _HEADER.index(column) + 1).value += 1
+            _cell(sheet, row, column).value += 1
 
 
 def _bomb(data: bytes) -> bytes:
@@ -177,7 +173,7 @@ DAMAGES = (
     Damage(
         "swapped ids", _NAME, _swap_headers("critical_view", "Total"), "Total is|total is|critical_view is"
     ),
-    Damage("off-by-one frame", _PHASES, cholec80.from_one, r"phase\.txt:2: expected frame 0, found 1"),
+    Damage("off-by-one frame", _PHASES, cholec80.FROM_ONE, r"phase\.txt:2: expected frame 0, found 1"),
     Damage("off-by-one frame", _NAME, _edited(_a_minute_later), "begins at .* after the first clip"),
     Damage("malformed value", _NAME, _last_row("Total", 1), "Total is 1, but the scores add up to"),
     Damage("unknown label", _NAME, _put(1, "cystic_plate", "plate"), "expected the columns .*cystic_plate"),

@@ -1,6 +1,6 @@
 """Cholec80-VQA's native tree, and the Cholec80 tree with its pictures beside it (datasets-b.md 3.1, 3.2)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ from surgr1.ontology.vocabularies import vocabulary
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.writers import cholec80
-from surgr1.simulator.writers.common import Damage, Split, Trial, expected, replace_once, to_utf16
+from surgr1.simulator.writers.common import Split, Trial, expected, pictures_root, save_text
+from surgr1.simulator.writers.damage import Change, Damage, cut_head, replace_once, to_utf16
 
 SCENARIO = cholec80.SCENARIO
 
@@ -20,7 +21,7 @@ def write_video(
     """`Classification/<video>/<frame>_QA.txt` and `Sentence/<video>/<frame>_QA.txt` at one frame a second:
     phase, number of tools, and whether one tool, another one in every frame, is used.
     """
-    found = cholec80.write_video(root.parent / f"{root.name}-pictures", number, operation, centre, split)
+    found = cholec80.write_video(pictures_root(root), number, operation, centre, split)
     tools = vocabulary("cholec80", "tool").names
     wanted, pairs = [], []
     for k, shown in enumerate(found["expected"]):
@@ -42,10 +43,8 @@ def write_video(
         )
         words = (phase, count, "yes" if used else "no")
         for form, answers in (("Classification", words), ("Sentence", sentences)):
-            path = root / form / str(number) / f"{frame}_QA.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
             lines = [f"{q}|{a}\n" for q, a in zip(questions, answers, strict=True)]
-            path.write_text("".join(lines), encoding="utf-8")
+            save_text("".join(lines), root / form / str(number) / f"{frame}_QA.txt")
         pairs.append([frame, *([q, a] for q, a in zip(questions, words, strict=True))])
         both = tuple(zip(questions, words, strict=True))
         wanted.append(expected(frame, Labels(), questions=both))
@@ -57,7 +56,6 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
     """`Val/C1_Phase.txt`, `C2_Tool.txt` and `C3_Count.txt`: the validation questions by class, at every 100th
     frame.
     """
-    (root / "Val").mkdir(parents=True, exist_ok=True)
     for name, place in (("C1_Phase", 1), ("C2_Tool", 3), ("C3_Count", 2)):
         lines = [
             f"{number}/{row[0]}|{row[place][0]}|{row[place][1]}\n"
@@ -65,10 +63,10 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
             for row in videos[number]["pairs"]
             if row[0] % 100 == 0
         ]
-        (root / "Val" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+        save_text("".join(lines), root / "Val" / f"{name}.txt")
 
 
-def _append(text: str) -> Callable[[bytes], bytes]:
+def _append(text: str) -> Change:
     return lambda data: data + text.encode()
 
 
@@ -91,5 +89,5 @@ DAMAGES = (
     Damage("swapped ids", _FILE, replace_once("?|", "|?"), "is none of|expected question"),
     Damage("hostile file", _FILE, lambda d: d * 2000, "characters are no questions about one frame"),
     Damage("missing picture", f"{_FRAMES}/video01_000003.png", None, "a labelled frame has no picture"),
-    Damage("broken picture", f"{_FRAMES}/video01_000001.png", lambda d: d[:20], "not a picture"),
+    Damage("broken picture", f"{_FRAMES}/video01_000001.png", cut_head, "not a picture"),
 )

@@ -2,32 +2,38 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from surgr1.corpora.datasets import official_split
 from surgr1.corpora.files import LayoutError
 from surgr1.corpora.masks import mask_box
 from surgr1.corpora.schema import LabelledBox, Labels
 from surgr1.ontology.vocabularies import vocabulary
-from surgr1.simulator.instruments import SHAFT
 from surgr1.simulator.operations import Operation
-from surgr1.simulator.render import FIRST_INSTRUMENT, MIN_PIXELS, Rendered
-from surgr1.simulator.scene import Centre, Scene
+from surgr1.simulator.render import MIN_PIXELS, Rendered
+from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
 from surgr1.simulator.writers.common import (
-    Damage,
+    Mask,
     Split,
     Trial,
-    cut_half,
     expected,
     frames,
-    replace_once,
     save,
+    save_text,
+    shown_instruments,
+)
+from surgr1.simulator.writers.damage import (
+    Damage,
+    cut_half,
+    cut_head,
+    edit_json,
+    nested_lists,
+    replace_once,
     to_utf16,
 )
 
@@ -61,7 +67,8 @@ def write_video(
             folder = root / _FOLDERS[official[sequence]] / sequence
             truth.append(frame_truth(sequence, frame, scene, drawn, centre))
             save(drawn.image, folder / "img_dir" / f"{stem}.png")
-            masks = list(_masks(scene, drawn))
+            shown = shown_instruments(scene, drawn)
+            masks = [(s.instrument.tool, s.whole) for s in shown if s.whole.sum() >= MIN_PIXELS]
             _write_labels(folder / "ann_dir" / f"{stem}.json", masks, drawn, sized=index % 2 == 0)
             boxes = [LabelledBox(tool, box) for tool, mask in masks if (box := mask_box(mask))]
             labels = Labels(tools=tuple({b.name for b in boxes}), boxes=tuple(boxes))
@@ -80,17 +87,7 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
             rows.writerow([path, sources[path.split("\\")[-1].partition("_")[0]]])
 
 
-def _masks(scene: Scene, drawn: Rendered) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """(tool, its pixels) of every instrument in view, shaft and working end."""
-    for k, instrument in enumerate(scene.instruments):
-        mask = np.isin(drawn.ids, (FIRST_INSTRUMENT + k, FIRST_INSTRUMENT + k + SHAFT))
-        if mask.sum() >= MIN_PIXELS:
-            yield instrument.tool, mask
-
-
-def _write_labels(
-    path: Path, masks: list[tuple[str, NDArray[np.bool_]]], drawn: Rendered, *, sized: bool
-) -> None:
+def _write_labels(path: Path, masks: list[tuple[str, Mask]], drawn: Rendered, *, sized: bool) -> None:
     """A LabelMe file. Many real ones (`sized` false) do not name the picture's size."""
     groups: dict[str, int] = {}
     shapes = []
@@ -116,11 +113,10 @@ def _write_labels(
         "imageHeight": drawn.image.shape[0] if sized else None,
         "imageWidth": drawn.image.shape[1] if sized else None,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body), encoding="utf-8")
+    save_text(json.dumps(body), path)
 
 
-def _outlines(mask: NDArray[np.bool_]) -> Iterator[list[list[float]]]:
+def _outlines(mask: Mask) -> Iterator[list[list[float]]]:
     """One polygon per connected piece: down the left edge and up the right one, in pixel centres as the real
     ones are.
     """
@@ -133,17 +129,6 @@ def _outlines(mask: NDArray[np.bool_]) -> Iterator[list[list[float]]]:
         left = [[float(xs[0]), float(y)] for y, xs in edges]
         right = [[float(xs[-1]), float(y)] for y, xs in reversed(edges)]
         yield [*left, *right, left[0]]
-
-
-def _edited(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
-    """A change of the parsed file."""
-
-    def edit(data: bytes) -> bytes:
-        body = json.loads(data)
-        change(body)
-        return json.dumps(body).encode()
-
-    return edit
 
 
 def _next_frame(body: dict[str, Any]) -> None:
@@ -192,23 +177,23 @@ DAMAGES = (
     Damage(
         "broken picture",
         "val/VID03_t80_sparse/img_dir/t80_VID03_000000.png",
-        lambda data: data[:20],
+        cut_head,
         r"t80_VID03_000000\.png: not a picture",
     ),
     Damage("duplicate id", _LABELS, replace_once('"flags": {}', '"shapes": []'), "duplicate key 'shapes'"),
     Damage(
         "unknown label", _LABELS, replace_once('"label": "', '"label": "large '), "is none of grasper, hook"
     ),
-    Damage("out of range", _LABELS, _edited(_far_outside), "points outside the picture"),
-    Damage("out of range", _LABELS, _edited(_full_size), "points outside the picture"),
-    Damage("malformed value", _LABELS, _edited(_not_numbers), "points are no list of x, y"),
-    Damage("malformed value", _LABELS, _edited(_one_number), "points are no list of x, y"),
-    Damage("malformed value", _LABELS, _edited(_circle), "expected a polygon"),
+    Damage("out of range", _LABELS, edit_json(_far_outside), "points outside the picture"),
+    Damage("out of range", _LABELS, edit_json(_full_size), "points outside the picture"),
+    Damage("malformed value", _LABELS, edit_json(_not_numbers), "points are no list of x, y"),
+    Damage("malformed value", _LABELS, edit_json(_one_number), "points are no list of x, y"),
+    Damage("malformed value", _LABELS, edit_json(_circle), "expected a polygon"),
     Damage(
-        "off-by-one frame", _LABELS, _edited(_next_frame), "labels t50_VID01_000003, not t50_VID01_000002"
+        "off-by-one frame", _LABELS, edit_json(_next_frame), "labels t50_VID01_000003, not t50_VID01_000002"
     ),
     Damage(
-        "swapped ids", _LABELS, _edited(_swapped_size), "labels a picture of 252 x 448, which has 448 x 252"
+        "swapped ids", _LABELS, edit_json(_swapped_size), "labels a picture of 252 x 448, which has 448 x 252"
     ),
-    Damage("hostile file", _LABELS, lambda _: b"[" * 200_000, "not a whole JSON file"),
+    Damage("hostile file", _LABELS, nested_lists(200_000), "not a whole JSON file"),
 )

@@ -1,6 +1,6 @@
 """CholecT45's native tree (datasets-a.md 3.3)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,24 @@ from surgr1.ontology.vocabularies import vocabulary
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
+from surgr1.simulator.writers.cholect50 import triplet_parts
+from surgr1.simulator.writers.common import Split, Trial, expected, frames, save, save_text
+from surgr1.simulator.writers.damage import (
     Damage,
-    Split,
-    Trial,
+    add_to_column,
     cut_half,
-    expected,
-    frames,
+    cut_head,
+    keep_lines,
+    repeat_line,
     replace_once,
-    save,
+    swap_columns,
     swap_lines,
     to_utf16,
 )
 
 SCENARIO = "laparoscopic cholecystectomy"
 _TABLES = {"triplet": "triplet", "instrument": "tool", "verb": "verb", "target": "target"}
+"""The adapter has these names too: written again on purpose (see the package)."""
 
 
 def write_video(
@@ -60,67 +63,40 @@ def write_video(
             )
         )
     for table, rows in lines.items():
-        path = root / table / f"{name}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(rows), encoding="utf-8")
+        save_text("".join(rows), root / table / f"{name}.txt")
     return {"frames": len(wanted), "truth": truth, "expected": wanted}
 
 
 def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> None:
     """`dict/*.txt`: `id:name` lines, and the parts of every triplet in maps.txt."""
-    (root / "dict").mkdir(parents=True, exist_ok=True)
-    words = {t: vocabulary("cholect45", k).native for t, k in _TABLES.items()}
-    for table, native in words.items():
-        text = "".join(f"{k}:{n}\n" for k, n in enumerate(native))
-        (root / "dict" / f"{table}.txt").write_text(text, encoding="utf-8")
-    rows = ["# IVT, I, V, T, IV, IT"]
-    for k, triplet in enumerate(words["triplet"]):
-        i, v, t = (
-            words[table].index(part)
-            for table, part in zip(("instrument", "verb", "target"), triplet.split(","), strict=True)
-        )
-        rows.append(f"{k},{i},{v},{t},{i * 10 + v},{i * 15 + t}")
-    (root / "dict" / "maps.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-def _swap_columns(data: bytes) -> bytes:
-    """The first two classes exchanged in every row."""
-    rows = [line.split(",") for line in data.decode().splitlines()]
-    return "".join(f"{','.join([n, b, a, *rest])}\n" for n, a, b, *rest in rows).encode()
-
-
-def _from_one(data: bytes) -> bytes:
-    rows = [line.split(",", 1) for line in data.decode().splitlines()]
-    return "".join(f"{int(n) + 1},{rest}\n" for n, rest in rows).encode()
-
-
-def _twice(line: int) -> Callable[[bytes], bytes]:
-    def change(data: bytes) -> bytes:
-        lines = data.splitlines(keepends=True)
-        return b"".join([*lines[: line + 1], *lines[line:]])
-
-    return change
+    for table, kind in _TABLES.items():
+        names = vocabulary("cholect45", kind).native
+        save_text("".join(f"{k}:{n}\n" for k, n in enumerate(names)), root / "dict" / f"{table}.txt")
+    save_text(triplet_parts("cholect45"), root / "dict" / "maps.txt")
 
 
 TRIAL = Trial(seconds=14, train=(5,), test=(2,))
 _TRIPLETS, _TOOLS = "triplet/VID02.txt", "instrument/VID02.txt"
 DAMAGES = (
     Damage("truncated", _TRIPLETS, cut_half, r"triplet/VID02\.txt"),
-    Damage(
-        "truncated", _TOOLS, lambda d: b"".join(d.splitlines(keepends=True)[:9]), "no usable row for frame 9"
-    ),
+    Damage("truncated", _TOOLS, keep_lines(9), "no usable row for frame 9"),
     Damage("reordered", _TRIPLETS, swap_lines(3, 6), r"triplet/VID02\.txt:5: frame 4 does not follow 6"),
     Damage("wrong encoding", _TRIPLETS, to_utf16, r"triplet/VID02\.txt: cannot be read as UTF-8"),
     Damage("missing file", "verb/VID02.txt", None, r"no verb/VID02\.txt"),
     Damage("missing picture", "data/VID02/000003.png", None, r"000003\.png: a labelled frame has no picture"),
-    Damage("broken picture", "data/VID02/000000.png", lambda d: d[:20], r"000000\.png: not a picture"),
-    Damage("duplicate id", _TRIPLETS, _twice(4), r"triplet/VID02\.txt:6: frame 4 does not follow 4"),
-    Damage("off-by-one frame", _TRIPLETS, _from_one, r"triplet/VID02\.txt: no usable row for frame 0"),
-    Damage("swapped ids", _TOOLS, _swap_columns, "but instrument/ does not mark"),
+    Damage("broken picture", "data/VID02/000000.png", cut_head, r"000000\.png: not a picture"),
+    Damage("duplicate id", _TRIPLETS, repeat_line(4), r"triplet/VID02\.txt:6: frame 4 does not follow 4"),
+    Damage(
+        "off-by-one frame",
+        _TRIPLETS,
+        add_to_column(",", 0, 1),
+        r"triplet/VID02\.txt: no usable row for frame 0",
+    ),
+    Damage("swapped ids", _TOOLS, swap_columns(",", 1, 2), "but instrument/ does not mark"),
     Damage("swapped ids", "dict/instrument.txt", swap_lines(0, 1), "expected 0:grasper, found '1:bipolar'"),
     Damage("unknown label", "dict/verb.txt", replace_once("2:dissect", "2:disect"), "expected 2:dissect"),
     Damage("malformed value", _TRIPLETS, replace_once("0,0,0,", "0,0,,"), "columns of 0 or 1"),
     Damage("malformed value", _TRIPLETS, replace_once("0,0,0,", "x,0,0,"), "'x' is no frame number"),
-    Damage("out of range", _TOOLS, lambda d: d.replace(b",1", b",2", 1), "columns of 0 or 1"),
+    Damage("out of range", _TOOLS, replace_once(",1", ",2"), "columns of 0 or 1"),
     Damage("out of range", _TRIPLETS, replace_once("0,0,0,", "9" * 30 + ",0,0,"), "is no frame number"),
 )

@@ -10,16 +10,14 @@ from surgr1.ontology.vocabularies import vocabulary
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
-    NOTICE,
+from surgr1.simulator.writers.common import NOTICE, Split, Trial, expected, frames, save, save_text, shares
+from surgr1.simulator.writers.damage import (
     Damage,
-    Split,
-    Trial,
+    add_to_keys,
     cut_half,
-    expected,
-    frames,
+    cut_head,
+    edit_json,
     replace_once,
-    save,
     to_utf16,
 )
 
@@ -44,16 +42,15 @@ def write_video(
         height, width = drawn.image.shape[:2]
         phase = words["phase"].ids[scene.phase]
         rows: list[list[float]] = []
-        for instrument, (x1, y1, x2, y2) in seen:
+        for instrument, box in seen:
             triplet = words["triplet"].ids[f"{instrument.tool} {instrument.verb} {instrument.target}"]
-            box = [round(v, 5) for v in (x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)]
             verb, target = words["verb"].ids[instrument.verb], words["target"].ids[instrument.target]
             rows.append(
                 [
                     triplet,
                     words["tool"].ids[instrument.tool],
                     1.0,
-                    *box,
+                    *shares(box, width, height),
                     verb,
                     target,
                     1.0,
@@ -100,45 +97,37 @@ def write_video(
         "num_frames": len(operation.scenes),
         "annotations": annotations,
     }
-    path = root / "labels" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body), encoding="utf-8")
+    save_text(json.dumps(body), root / "labels" / f"{name}.json")
     return {"frames": len(operation.scenes), "truth": truth, "expected": wanted}
 
 
 def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> None:
     """`label_mapping.txt`."""
-    words = vocabulary("cholect50", "triplet")
-    tools, verbs, targets = (vocabulary("cholect50", k) for k in ("tool", "verb", "target"))
+    save_text(triplet_parts("cholect50"), root / "label_mapping.txt")
+
+
+def triplet_parts(layout: str) -> str:
+    """The table of every triplet's parts, which both forms of the dataset have."""
+    words = {k: vocabulary(layout, k).native for k in ("tool", "verb", "target", "triplet")}
     rows = ["# IVT, I, V, T, IV, IT"]
-    for k, native in enumerate(words.native):
-        i, v, t = (x.native.index(p) for x, p in zip((tools, verbs, targets), native.split(","), strict=True))
+    for k, triplet in enumerate(words["triplet"]):
+        parts = zip(("tool", "verb", "target"), triplet.split(","), strict=True)
+        i, v, t = (words[kind].index(part) for kind, part in parts)
         rows.append(f"{k},{i},{v},{t},{i * 10 + v},{i * 15 + t}")
-    (root / "label_mapping.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return "\n".join(rows) + "\n"
 
 
-def _off_by_one(data: bytes) -> bytes:
-    """Keys counted from 1, as another loader's export has them."""
-    body = json.loads(data)
-    body["annotations"] = {str(int(k) + 1): v for k, v in body["annotations"].items()}
-    return json.dumps(body).encode()
-
-
-def _swapped_phases(data: bytes) -> bytes:
+def _swapped_phases(body: dict[str, Any]) -> None:
     """One vector of a frame says another phase."""
-    body = json.loads(data)
     rows = next(r for r in body["annotations"].values() if len(r) > 1)
     rows[0][14] = (rows[0][14] + 1) % 7
-    return json.dumps(body).encode()
 
 
-def _other_tool(data: bytes) -> bytes:
+def _other_tool(body: dict[str, Any]) -> None:
     """Instrument and verb columns exchanged: the triplet contradicts its parts."""
-    body = json.loads(data)
     for rows in body["annotations"].values():
         for row in rows:
             row[1], row[7] = row[7], row[1]
-    return json.dumps(body).encode()
 
 
 TRIAL = Trial(seconds=14, train=(1,), test=(42,))
@@ -150,9 +139,7 @@ DAMAGES = (
     Damage(
         "missing picture", "videos/VID01/000003.png", None, r"000003\.png: a labelled frame has no picture"
     ),
-    Damage(
-        "broken picture", "videos/VID01/000000.png", lambda data: data[:20], r"000000\.png: not a picture"
-    ),
+    Damage("broken picture", "videos/VID01/000000.png", cut_head, r"000000\.png: not a picture"),
     Damage(
         "duplicate id",
         _LABELS,
@@ -169,7 +156,12 @@ DAMAGES = (
         "malformed value", _LABELS, replace_once('"0": [[', '"0": [[500, '), "frame 0: expected vectors of 15"
     ),
     Damage("out of range", _LABELS, replace_once('"0": [[', '"0": [[500, 0], ['), "expected vectors of 15"),
-    Damage("off-by-one frame", _LABELS, _off_by_one, r"000014\.png: a labelled frame has no picture"),
-    Damage("swapped ids", _LABELS, _swapped_phases, "vectors disagree on the phase"),
-    Damage("swapped ids", _LABELS, _other_tool, "contradicts instrument|id .* is not in"),
+    Damage(
+        "off-by-one frame",
+        _LABELS,
+        add_to_keys("annotations", 1),
+        r"000014\.png: a labelled frame has no picture",
+    ),
+    Damage("swapped ids", _LABELS, edit_json(_swapped_phases), "vectors disagree on the phase"),
+    Damage("swapped ids", _LABELS, edit_json(_other_tool), "contradicts instrument|id .* is not in"),
 )

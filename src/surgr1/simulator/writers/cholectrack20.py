@@ -1,7 +1,6 @@
 """CholecTrack20's native tree (datasets-a.md 7.1, 7.2)."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ from surgr1.ontology.vocabularies import vocabulary
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
-    NOTICE,
+from surgr1.simulator.writers.common import NOTICE, Split, Trial, expected, frames, save, save_text, shares
+from surgr1.simulator.writers.damage import (
     Damage,
-    Split,
-    Trial,
+    add_to_keys,
     cut_half,
-    expected,
-    frames,
+    cut_head,
+    edit_json,
+    exchange,
+    nested_lists,
     replace_once,
-    save,
     to_utf16,
 )
 
@@ -90,7 +89,7 @@ def write_video(
         },
         "annotations": annotations,
     }
-    (folder / f"{name}.json").write_text(json.dumps(body), encoding="utf-8")
+    save_text(json.dumps(body), folder / f"{name}.json")
     return {"frames": len(operation.scenes), "truth": truth, "expected": wanted}
 
 
@@ -104,8 +103,6 @@ def _row(
     deeds: bool,
 ) -> dict[str, Any]:
     """One tool of a frame. Only eight videos have triplets; in those the specimen bag's is -2."""
-    x1, y1, x2, y2 = box.xyxy
-    shares = (x1 / width, y1 / height, (x2 - x1) / width, (y2 - y1) / height)
     verb = target = triplet = -1
     if deeds and deed is None:
         triplet = -2
@@ -113,6 +110,7 @@ def _row(
         verb = vocabulary("cholect50", "verb").ids[deed[1]]
         target = vocabulary("cholect50", "target").ids[deed[2]]
         triplet = vocabulary("cholect50", "triplet").ids[" ".join(deed)]
+    x1, y1, x2, y2 = box.xyxy
     return {
         "instrument": vocabulary("cholectrack20", "tool").ids[box.name],
         "verb": verb,
@@ -120,7 +118,7 @@ def _row(
         "triplet": triplet,
         # The order of the real ids is not known; the adapter reads none.
         "phase": vocabulary("cholect50", "phase").ids[phase],
-        "tool_bbox": [round(v, 5) for v in shares],
+        "tool_bbox": shares(box.xyxy, width, height),
         "area": round((x2 - x1) * (y2 - y1)),
         "operator": min(track, 3),
         "score": 1.0,
@@ -134,28 +132,13 @@ def _row(
     }
 
 
-def _edited(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
-    """A change of the parsed file."""
-
-    def edit(data: bytes) -> bytes:
-        body = json.loads(data)
-        change(body)
-        return json.dumps(body).encode()
-
-    return edit
-
-
-def _off_by_one(body: dict[str, Any]) -> None:
-    body["annotations"] = {str(int(k) - 1): v for k, v in body["annotations"].items()}
-
-
 def _of_another_video(body: dict[str, Any]) -> None:
     body["video"]["name"] = "VID17"
 
 
 def _other_numbering(body: dict[str, Any]) -> None:
     tools = body["categories"]["tools"]
-    tools[1]["name"], tools[2]["name"] = tools[2]["name"], tools[1]["name"]
+    exchange(tools[1], tools[2], "name")
 
 
 def _first(body: dict[str, Any]) -> dict[str, Any]:
@@ -194,9 +177,7 @@ DAMAGES = (
         None,
         r"000026\.png: a labelled frame has no picture",
     ),
-    Damage(
-        "broken picture", "Training/VID02/Frames/000001.png", lambda d: d[:20], r"000001\.png: not a picture"
-    ),
+    Damage("broken picture", "Training/VID02/Frames/000001.png", cut_head, r"000001\.png: not a picture"),
     Damage(
         "duplicate id",
         _LABELS,
@@ -209,12 +190,12 @@ DAMAGES = (
         replace_once('"annotations": {"1"', '"annotations": {"one"'),
         "not a frame number",
     ),
-    Damage("malformed value", _LABELS, _edited(_not_a_number), "tool_bbox must be four numbers"),
-    Damage("out of range", _LABELS, _edited(_far_outside), "is empty or leaves the picture"),
-    Damage("unknown label", _LABELS, _edited(_no_tool), "instrument id 7 is not in 0-6"),
-    Damage("off-by-one frame", _LABELS, _edited(_off_by_one), "every 25th frame, counted from 1"),
-    Damage("swapped ids", _LABELS, _edited(_of_another_video), "says it labels VID17, not VID02"),
-    Damage("swapped ids", _LABELS, _edited(_other_numbering), "tool 'hook' has id 1, expected 2"),
-    Damage("swapped ids", _TEST, _edited(_other_tool), "contradicts tool 5"),
-    Damage("hostile file", _LABELS, lambda _: b"[" * 200_000, "not a whole JSON file"),
+    Damage("malformed value", _LABELS, edit_json(_not_a_number), "tool_bbox must be four numbers"),
+    Damage("out of range", _LABELS, edit_json(_far_outside), "is empty or leaves the picture"),
+    Damage("unknown label", _LABELS, edit_json(_no_tool), "instrument id 7 is not in 0-6"),
+    Damage("off-by-one frame", _LABELS, add_to_keys("annotations", -1), "every 25th frame, counted from 1"),
+    Damage("swapped ids", _LABELS, edit_json(_of_another_video), "says it labels VID17, not VID02"),
+    Damage("swapped ids", _LABELS, edit_json(_other_numbering), "tool 'hook' has id 1, expected 2"),
+    Damage("swapped ids", _TEST, edit_json(_other_tool), "contradicts tool 5"),
+    Damage("hostile file", _LABELS, nested_lists(200_000), "not a whole JSON file"),
 )

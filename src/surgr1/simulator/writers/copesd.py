@@ -1,7 +1,7 @@
 """CoPESD's native tree (datasets-b.md 8.1, 8.2, 8.5); the instructions and answers are worded by us."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,8 @@ from surgr1.corpora.schema import Box, LabelledBox, Labels
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre, Instrument, Scene
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
-    Damage,
-    Seen,
-    Split,
-    Trial,
-    cut_half,
-    expected,
-    frames,
-    replace_once,
-    save,
-    to_utf16,
-)
+from surgr1.simulator.writers.common import Seen, Split, Trial, expected, frames, save, save_text, xywh
+from surgr1.simulator.writers.damage import Damage, cut_half, edit_json, replace_once, to_utf16
 
 SCENARIO = "endoscopic submucosal dissection"
 _FOLDER = "sphinx_esd/accessory/data/annotations/smllm"
@@ -104,15 +94,13 @@ def write_video(
 
 def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> None:
     """`smllm_train.json` and `smllm_test.json`: one item a picture."""
-    folder = root / _FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     test = set(split.get("test", ()))
     for name, numbers in (
         ("smllm_train.json", [n for n in videos if n not in test]),
         ("smllm_test.json", [n for n in videos if n in test]),
     ):
         items = [item for n in numbers for item in videos[n]["items"]]
-        (folder / name).write_text(json.dumps(items, indent=4), encoding="utf-8")
+        save_text(json.dumps(items, indent=4), root / _FOLDER / name)
 
 
 def _corners(box: Box, width: int) -> tuple[float, ...]:
@@ -120,8 +108,7 @@ def _corners(box: Box, width: int) -> tuple[float, ...]:
 
 
 def _sides(box: Box, width: int) -> tuple[float, ...]:
-    x1, y1, x2, y2 = box
-    return tuple(round(v / width, 2) for v in (x1, y1, x2 - x1, y2 - y1))
+    return tuple(round(v / width, 2) for v in xywh(box))
 
 
 def _pixels(box: tuple[float, ...], as_sides: bool, width: int, height: int) -> Box:
@@ -141,17 +128,6 @@ def _answer(instruments: list[Instrument], boxes: list[tuple[float, ...]]) -> st
         deed = _DEEDS[instrument.verb].format(where=where)
         parts.append(f"the {instrument.tool.capitalize()}[{', '.join(f'{v:.2f}' for v in box)}] {deed}")
     return f"Let {' and '.join(parts)}." if parts else "The view is poor: let Forceps and Knife rest."
-
-
-def _edited(change: Callable[[list[Any]], None]) -> Callable[[bytes], bytes]:
-    """A change of the list of items."""
-
-    def changed(data: bytes) -> bytes:
-        body = json.loads(data)
-        change(body)
-        return json.dumps(body, indent=4).encode()
-
-    return changed
 
 
 def _reversed(items: list[Any]) -> None:
@@ -201,19 +177,26 @@ DAMAGES = (
     Damage("wrong encoding", _TRAIN, to_utf16, r"smllm_train\.json: cannot be read as UTF-8"),
     Damage("missing file", _TRAIN, None, "pictures without items"),
     Damage("hostile file", _TRAIN, lambda _: b"{}", "expected a list of items, found dict"),
-    Damage("reordered", _TRAIN, _edited(_reversed), "item 0: expected one turn of human and one of gpt"),
-    Damage("duplicate id", _TRAIN, _edited(_twice), r"picture 000001/\d{4}\.jpg stands twice"),
-    Damage("off-by-one frame", _TRAIN, _edited(_from_zero), "counted from 1|has no picture"),
-    Damage("swapped ids", _TRAIN, _edited(_other_answer), "does not belong to"),
-    Damage("hostile path", _TRAIN, _edited(_elsewhere), "does not end in <6 digits>"),
+    Damage(
+        "reordered",
+        _TRAIN,
+        edit_json(_reversed, indent=4),
+        "item 0: expected one turn of human and one of gpt",
+    ),
+    Damage("duplicate id", _TRAIN, edit_json(_twice, indent=4), r"picture 000001/\d{4}\.jpg stands twice"),
+    Damage("off-by-one frame", _TRAIN, edit_json(_from_zero, indent=4), "counted from 1|has no picture"),
+    Damage("swapped ids", _TRAIN, edit_json(_other_answer, indent=4), "does not belong to"),
+    Damage("hostile path", _TRAIN, edit_json(_elsewhere, indent=4), "does not end in <6 digits>"),
     Damage(
         "unknown label",
         _TRAIN,
         replace_once("Knife to dissect", "Knife to paint"),
         "none of the five motions",
     ),
-    Damage("malformed value", _TRAIN, _edited(_three_numbers), "expected four numbers in brackets"),
-    Damage("out of range", _TRAIN, _edited(_typo), "is empty or leaves the picture"),
+    Damage(
+        "malformed value", _TRAIN, edit_json(_three_numbers, indent=4), "expected four numbers in brackets"
+    ),
+    Damage("out of range", _TRAIN, edit_json(_typo, indent=4), "is empty or leaves the picture"),
     Damage("missing picture", "high_light_images/000002/0*5.jpg", None, "a labelled frame has no picture"),
     Damage("broken picture", "high_light_images/000003/*.jpg", lambda data: data[:10], "not a picture"),
 )

@@ -1,13 +1,11 @@
 """DSAD's native tree (datasets-b.md 9.1, 9.2)."""
 
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from surgr1.corpora.adapters.dsad import frame_number
 from surgr1.corpora.masks import component_boxes
@@ -18,15 +16,17 @@ from surgr1.simulator.operations import Operation
 from surgr1.simulator.render import Rendered
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
+from surgr1.simulator.writers.common import Mask, Split, Trial, expected, frames, save
+from surgr1.simulator.writers.damage import (
+    Change,
     Damage,
-    Split,
-    Trial,
+    append_line,
+    blend_pixels,
     cut_half,
-    expected,
-    frames,
+    cut_head,
+    edit_pixels,
+    halve_picture,
     replace_once,
-    save,
     to_utf16,
 )
 
@@ -89,8 +89,8 @@ def write_video(
     return {"frames": len(truth), "truth": truth, "expected": wanted}
 
 
-def _mask(drawn: Rendered, organ: str) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = drawn.ids == IDS[vocabulary("dsad", "tissue").from_native(organ)]
+def _mask(drawn: Rendered, organ: str) -> Mask:
+    found: Mask = drawn.ids == IDS[vocabulary("dsad", "tissue").from_native(organ)]
     return found
 
 
@@ -104,11 +104,7 @@ def _shifted(data: bytes) -> bytes:
     return "".join(f"images{int(x[6:9]) + 1:03d}{x[9:]}\n" for x in lines).encode()
 
 
-def _twice(data: bytes) -> bytes:
-    return data + data.splitlines(keepends=True)[0]
-
-
-def _columns(order: Callable[[list[str]], list[str]]) -> Callable[[bytes], bytes]:
+def _columns(order: Callable[[list[str]], list[str]]) -> Change:
     """A change of the twelve values of every row."""
 
     def change(data: bytes) -> bytes:
@@ -118,29 +114,9 @@ def _columns(order: Callable[[list[str]], list[str]]) -> Callable[[bytes], bytes
     return change
 
 
-def _grey(data: bytes) -> bytes:
-    """A mask whose edges were smoothed by resizing."""
-    mask = Image.open(BytesIO(data))
-    blurred = mask.resize((mask.width // 3, mask.height // 3), Image.Resampling.BILINEAR).resize(mask.size)
-    out = BytesIO()
-    blurred.save(out, format="PNG")
-    return out.getvalue()
-
-
-def _smaller(data: bytes) -> bytes:
-    """A mask on another grid than its picture."""
-    mask = Image.open(BytesIO(data))
-    out = BytesIO()
-    mask.resize((mask.width // 2, mask.height // 2), Image.Resampling.NEAREST).save(out, format="PNG")
-    return out.getvalue()
-
-
-def _colour(data: bytes) -> bytes:
-    """A coloured mask, as an overlay is saved."""
-    mask = np.asarray(Image.open(BytesIO(data)))
-    out = BytesIO()
-    Image.fromarray(np.stack([mask, 0 * mask, 0 * mask], axis=-1)).save(out, format="PNG")
-    return out.getvalue()
+def _coloured(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """In colour, as an overlay is saved."""
+    return np.stack([mask, 0 * mask, 0 * mask], axis=-1)
 
 
 TRIAL = Trial(seconds=24, train=(1,), val=(3,), test=(2,))
@@ -156,18 +132,16 @@ DAMAGES = (
     Damage("wrong encoding", _WEAK, to_utf16, r"weak_labels\.csv: cannot be read as UTF-8"),
     Damage("missing file", _WEAK, None, r"weak_labels\.csv: no such file"),
     Damage("missing file", "*/01/mask00.png", None, r"image00\.png: a picture without a mask"),
-    Damage("duplicate id", _WEAK, _twice, r"weak_labels\.csv:\d+: picture 0 stands twice"),
+    Damage("duplicate id", _WEAK, append_line(0), r"weak_labels\.csv:\d+: picture 0 stands twice"),
     Damage("off-by-one frame", _WEAK, _shifted, r"a row for picture \d+, which has no mask"),
     Damage("swapped ids", _WEAK, _columns(lambda v: v[1:] + v[:1]), "is segmented, but not visible"),
     Damage("malformed value", _WEAK, replace_once(".png,1,", ".png,yes,"), "expected twelve values 0 or 1"),
     Damage("hostile path", _WEAK, replace_once("images000.png", "../../x.png"), "expected images0NN.png"),
-    Damage("out of range", "multilabel/01/mask00_stomach.png", _grey, "expected 0 and 255"),
-    Damage("out of range", "multilabel/01/mask00_stomach.png", _smaller, "pixels, its picture has"),
-    Damage("hostile file", "multilabel/01/mask00_stomach.png", _colour, "a colour mask"),
+    Damage("out of range", "multilabel/01/mask00_stomach.png", blend_pixels(3), "expected 0 and 255"),
+    Damage("out of range", "multilabel/01/mask00_stomach.png", halve_picture, "pixels, its picture has"),
+    Damage("hostile file", "multilabel/01/mask00_stomach.png", edit_pixels(_coloured), "a colour mask"),
     Damage(
         "missing picture", "multilabel/01/image00.png", None, r"image00\.png: a labelled frame has no picture"
     ),
-    Damage(
-        "broken picture", "multilabel/01/image00.png", lambda data: data[:20], r"image00\.png: not a picture"
-    ),
+    Damage("broken picture", "multilabel/01/image00.png", cut_head, r"image00\.png: not a picture"),
 )

@@ -4,7 +4,7 @@ keyframe; `endoscapes_cvs` writes the pictures between them too.
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,19 @@ from surgr1.ontology.vocabularies import vocabulary
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
-    NOTICE,
+from surgr1.simulator.writers.common import NOTICE, Split, Trial, expected, frames, save, save_text, xywh
+from surgr1.simulator.writers.damage import (
     Damage,
-    Split,
-    Trial,
     cut_half,
-    expected,
-    frames,
-    save,
+    cut_head,
+    edit_json,
+    exchange,
+    nested_lists,
+    next_file_names,
     to_utf16,
 )
 
 SCENARIO = "laparoscopic cholecystectomy"
-
-
 _RATERS = (0.4, 0.5, 0.6)
 """Three raters see a criterion met at these degrees; their majority is the simulator's own threshold of
 0.5.
@@ -94,14 +92,14 @@ def write_sampled(
         )
         tissues = {n: b for n, b in drawn.tissue_boxes.items() if n in ids}
         boxes = [(ids[n], b) for n, b in tissues.items()] + [(6, b) for _, b in seen]
-        for category, (x1, y1, x2, y2) in boxes if is_boxed else []:
-            box = [x1, y1, x2 - x1, y2 - y1]
+        for category, box in boxes if is_boxed else []:
+            _, _, width, height = xywh(box)
             annotations.append(
                 {
                     "image_id": image_id,
                     "category_id": category,
-                    "bbox": box,
-                    "area": box[2] * box[3],
+                    "bbox": xywh(box),
+                    "area": width * height,
                     "iscrowd": 0,
                 }
             )
@@ -171,24 +169,11 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
                 "annotations": annotations,
                 "categories": categories,
             }
-            (root / role / name).write_text(json.dumps(body), encoding="utf-8")
-        (root / f"{role}_vids.txt").write_text("".join(f"{n:.18e}\n" for n in numbers), encoding="utf-8")
+            save_text(json.dumps(body), root / role / name)
+        save_text("".join(f"{n:.18e}\n" for n in numbers), root / f"{role}_vids.txt")
     with (root / "all_metadata.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(metadata)
-    (root / "seg_label_map.txt").write_text(
-        "background\n" + "".join(f"{c['name']}\n" for c in categories), encoding="utf-8"
-    )
-
-
-def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
-    """A change of the parsed file."""
-
-    def edit(data: bytes) -> bytes:
-        body = json.loads(data)
-        change(body)
-        return json.dumps(body).encode()
-
-    return edit
+    save_text("background\n" + "".join(f"{c['name']}\n" for c in categories), root / "seg_label_map.txt")
 
 
 def _off_by_one(body: dict[str, Any]) -> None:
@@ -197,16 +182,8 @@ def _off_by_one(body: dict[str, Any]) -> None:
         image["file_name"] = f"{video}_{int(frame) + 1}.jpg"
 
 
-def _next_second(body: dict[str, Any]) -> None:
-    """Every record is given the picture of the record after it."""
-    names = [i["file_name"] for i in body["images"]]
-    for image, name in zip(body["images"], [*names[1:], names[0]], strict=True):
-        image["file_name"] = name
-
-
 def _swapped_ids(body: dict[str, Any]) -> None:
-    first, second = body["images"][:2]
-    first["id"], second["id"] = second["id"], first["id"]
+    exchange(*body["images"][:2], "id")
 
 
 def _of_another_video(body: dict[str, Any]) -> None:
@@ -252,16 +229,16 @@ def damages_of(labels: str, picture: str) -> tuple[Damage, ...]:
         Damage("wrong encoding", labels, to_utf16, r"annotation_\w+\.json: cannot be read as UTF-8"),
         Damage("missing file", labels, None, r"annotation_\w+\.json: no such file beside the pictures"),
         Damage("missing picture", picture, None, r"\.jpg: a labelled frame has no picture"),
-        Damage("broken picture", picture, lambda data: data[:20], r"\.jpg: not a picture"),
-        Damage("duplicate id", labels, edited(_twice), "stands twice"),
-        Damage("off-by-one frame", labels, edited(_off_by_one), "is no whole second"),
-        Damage("reordered", labels, edited(_next_second), "with the id of frame"),
-        Damage("swapped ids", labels, edited(_swapped_ids), "with the id of frame"),
-        Damage("swapped ids", labels, edited(_of_another_video), "with video_id"),
-        Damage("malformed value", labels, edited(_four_means), "means of raters"),
-        Damage("out of range", labels, edited(_seven), "means of raters"),
-        Damage("hostile path", labels, edited(_outside), "is not <video>_<frame>"),
-        Damage("hostile file", labels, lambda _: b"[" * 200_000, "not a whole JSON file"),
+        Damage("broken picture", picture, cut_head, r"\.jpg: not a picture"),
+        Damage("duplicate id", labels, edit_json(_twice), "stands twice"),
+        Damage("off-by-one frame", labels, edit_json(_off_by_one), "is no whole second"),
+        Damage("reordered", labels, edit_json(next_file_names), "with the id of frame"),
+        Damage("swapped ids", labels, edit_json(_swapped_ids), "with the id of frame"),
+        Damage("swapped ids", labels, edit_json(_of_another_video), "with video_id"),
+        Damage("malformed value", labels, edit_json(_four_means), "means of raters"),
+        Damage("out of range", labels, edit_json(_seven), "means of raters"),
+        Damage("hostile path", labels, edit_json(_outside), "is not <video>_<frame>"),
+        Damage("hostile file", labels, nested_lists(200_000), "not a whole JSON file"),
     )
 
 
@@ -273,9 +250,9 @@ DAMAGES = (
         "missing file", _BOXES, None, r"annotation_coco\.json: no such file: frames are read without boxes"
     ),
     Damage("truncated", _BOXES, cut_half, r"annotation_coco\.json: not a whole JSON file"),
-    Damage("unknown label", _BOXES, edited(_unknown), "category .*spleen"),
-    Damage("unknown label", _BOXES, edited(_of_no_picture), "unknown category . or image 1$"),
-    Damage("malformed value", _BOXES, edited(_short_box), "is not x, y, w, h"),
-    Damage("out of range", _BOXES, edited(_backwards), "is empty or leaves the picture"),
-    Damage("swapped ids", _BOXES, edited(_swapped_ids), "with the id of frame"),
+    Damage("unknown label", _BOXES, edit_json(_unknown), "category .*spleen"),
+    Damage("unknown label", _BOXES, edit_json(_of_no_picture), "unknown category . or image 1$"),
+    Damage("malformed value", _BOXES, edit_json(_short_box), "is not x, y, w, h"),
+    Damage("out of range", _BOXES, edit_json(_backwards), "is empty or leaves the picture"),
+    Damage("swapped ids", _BOXES, edit_json(_swapped_ids), "with the id of frame"),
 )

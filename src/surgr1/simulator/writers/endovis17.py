@@ -1,6 +1,5 @@
 """EndoVis 2017's native tree (datasets-a.md 9.1, 9.2): training sequences 1-8, test sequences 1-10."""
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from surgr1.corpora.schema import LabelledBox, Labels
 from surgr1.ontology.vocabularies import vocabulary
@@ -16,21 +14,22 @@ from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
 from surgr1.simulator.writers import _nephrectomy as scene_masks
-from surgr1.simulator.writers.common import (
+from surgr1.simulator.writers.common import Shown, Split, Trial, expected, frames, save, shown_instruments
+from surgr1.simulator.writers.damage import (
+    Change,
     Damage,
-    Split,
-    Trial,
     cut_half,
-    expected,
-    frames,
+    cut_head,
+    edit_pixels,
+    promise_pixels,
     replace_once,
-    save,
     to_utf16,
 )
 
 SCENARIO = scene_masks.SCENARIO
 _SHAFT, _WRIST, _CLASPERS, _PROBE = 10, 20, 30, 40
 _TEST_PARTS = {_SHAFT: 30, _WRIST: 100, _CLASPERS: 255, _PROBE: 255}
+"""The adapter has the values of the training masks too: written again on purpose (see the package)."""
 _APPLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
 
 
@@ -48,7 +47,7 @@ def write_video(
     name = f"instrument_dataset_{number}"
     folder = root / archive / name
     drawn_frames = list(frames(operation, centre))
-    masks = [_instances(scene_masks.instrument_masks(s, d)) for _, s, d, _ in drawn_frames]
+    masks = [_instances(shown_instruments(s, d)) for _, s, d, _ in drawn_frames]
     instances = sorted({key for found in masks for key in found})
     names = _folders(number, instances)
     order = vocabulary("endovis17", "tool").names
@@ -72,16 +71,15 @@ def _type_of(tool: str) -> str:
     return tool if tool in vocabulary("endovis17", "tool").names else "other"
 
 
-def _instances(
-    found: list[tuple[str, float, scene_masks.Mask, scene_masks.Mask]],
-) -> dict[tuple[str, str], NDArray[np.uint8]]:
+def _instances(shown: list[Shown]) -> dict[tuple[str, str], NDArray[np.uint8]]:
     """(type, side) -> mask of parts."""
     masks: dict[tuple[str, str], NDArray[np.uint8]] = {}
-    for tool, entry, shaft, end in found:
-        key = _type_of(tool), "" if _type_of(tool) == "other" else "Left" if entry < 0.5 else "Right"
+    for instrument, end, shaft, _ in shown:
+        kind = _type_of(instrument.tool)
+        key = kind, "" if kind == "other" else "Left" if instrument.entry[0] < 0.5 else "Right"
         mask = masks.setdefault(key, np.zeros(shaft.shape, np.uint8))
         mask[shaft] = _SHAFT
-        mask[end] = _PROBE if tool == "ultrasound probe" else _CLASPERS
+        mask[end] = _PROBE if instrument.tool == "ultrasound probe" else _CLASPERS
         mask[scene_masks.wrist_of(shaft, end)] = _WRIST
     return masks
 
@@ -119,7 +117,7 @@ def _write_test(root: Path, number: int, operation: Operation, centre: Centre) -
         file = f"frame{frame:03d}.png"
         save(drawn.image, root / archive / name / "left_frames" / file)
         types, parts = np.zeros(drawn.ids.shape, np.uint8), np.zeros(drawn.ids.shape, np.uint8)
-        for (tool, _), mask in _instances(scene_masks.instrument_masks(scene, drawn)).items():
+        for (tool, _), mask in _instances(shown_instruments(scene, drawn)).items():
             types[mask > 0] = words.ids[tool]
             for value, stored in _TEST_PARTS.items():
                 parts[mask == value] = stored
@@ -149,39 +147,17 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
         (folder / "mappings.json").write_text(json.dumps(parts, indent=4), encoding="utf-8")
 
 
-def _repainted(data: bytes, values: Mapping[int, int]) -> bytes:
+def _other_values(values: Mapping[int, int]) -> Change:
     """A mask with other values."""
-    mask = np.asarray(Image.open(io.BytesIO(data)))
     table = np.arange(256, dtype=np.uint8)
     for old, new in values.items():
         table[old] = new
-    return _png(table[mask])
+    return edit_pixels(lambda mask: table[mask])
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-def _coloured(data: bytes) -> bytes:
-    """The mask in false colours, as a viewer saves it."""
-    mask = np.asarray(Image.open(io.BytesIO(data)))
-    return _png(np.stack([mask, mask, mask + 40], axis=-1))
-
-
-def _smaller(data: bytes) -> bytes:
-    """Every second pixel: the mask of a resized copy."""
-    return _png(np.asarray(Image.open(io.BytesIO(data)))[::2, ::2].copy())
-
-
-def huge_png(data: bytes) -> bytes:
-    """A header that promises 60,000 x 60,000 pixels."""
-    import struct
-    import zlib
-
-    chunk = b"IHDR" + struct.pack(">II", 60000, 60000) + data[24:29]
-    return data[:8] + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+def _coloured(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """In false colours, as a viewer saves it."""
+    return np.stack([mask, mask, mask + 40], axis=-1)
 
 
 TRIAL = Trial(seconds=14, train=(1, 4, 7), test=(9,))
@@ -194,7 +170,7 @@ DAMAGES = (
     Damage("truncated", _MAPPING, cut_half, r"type_mapping\.json: not a whole JSON file"),
     Damage("missing file", _MASK, None, r"frame 3: .*frame003\.png: no such mask"),
     Damage("wrong encoding", _MAPPING, to_utf16, r"type_mapping\.json: cannot be read as UTF-8"),
-    Damage("wrong encoding", _MASK, _coloured, r"frame003\.png: a colour mask"),
+    Damage("wrong encoding", _MASK, edit_pixels(_coloured), r"frame003\.png: a colour mask"),
     Damage(
         "duplicate id",
         _MAPPING,
@@ -206,13 +182,13 @@ DAMAGES = (
     Damage(
         "swapped ids",
         f"{_TRAIN}/ground_truth/Maryland_Bipolar_Forceps_labels/frame00[0-9].png",
-        lambda data: _repainted(data, {0: 7, **_TEST_PARTS}),
+        _other_values({0: 7, **_TEST_PARTS}),
         r"values \[7.*\] in a mask, expected 0, 10, 20",
     ),
+    Damage("out of range", _TYPES, _other_values({n: 32 * n for n in range(8)}), r"values \["),
     Damage(
-        "out of range", _TYPES, lambda data: _repainted(data, {n: 32 * n for n in range(8)}), r"values \["
+        "malformed value", _MASK, edit_pixels(lambda mask: mask[::2, ::2]), r"frame 3: masks of several sizes"
     ),
-    Damage("malformed value", _MASK, _smaller, r"frame 3: masks of several sizes"),
     Damage(
         "off-by-one frame",
         "instrument_2017_test/instrument_2017_test/instrument_dataset_9/gt/TypeSegmentation/frame000.png",
@@ -228,8 +204,8 @@ DAMAGES = (
     Damage(
         "broken picture",
         f"{_TRAIN}/left_frames/frame000.png",
-        lambda data: data[:20],
+        cut_head,
         r"frame000\.png: not a picture",
     ),
-    Damage("hostile file", _MASK, huge_png, "pixels are no mask|not a whole mask"),
+    Damage("hostile file", _MASK, promise_pixels(60_000), "pixels are no mask|not a whole mask"),
 )

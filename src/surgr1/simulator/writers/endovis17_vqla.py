@@ -8,7 +8,8 @@ from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
 from surgr1.simulator.writers import _nephrectomy as scene_masks
-from surgr1.simulator.writers.common import Damage, Split, Trial, frames, save
+from surgr1.simulator.writers.common import Split, Trial, frames, save
+from surgr1.simulator.writers.damage import Damage
 from surgr1.simulator.writers.endovis18_vqa import expected_of, native_of, write_lines
 from surgr1.simulator.writers.endovis18_vqla import damages
 

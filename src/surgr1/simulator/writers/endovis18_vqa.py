@@ -9,14 +9,14 @@ from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
 from surgr1.simulator.writers import _nephrectomy as scene_masks
-from surgr1.simulator.writers.common import (
+from surgr1.simulator.writers.common import Split, Trial, expected, frames, pictures_root, save, save_text
+from surgr1.simulator.writers.damage import (
     Damage,
-    Split,
-    Trial,
-    expected,
-    frames,
+    append_line,
+    cut_head,
+    edit_cells,
+    keep_lines,
     replace_once,
-    save,
     to_utf16,
 )
 from surgr1.simulator.writers.endovis18 import release_folder
@@ -47,7 +47,7 @@ def write_sequence(
     with a tool that the sets have no name for, or with two of one kind.
     """
     words = {k: vocabulary(layout, k) for k in ("tool", "verb")}
-    pictures = root.parent / f"{root.name}-pictures" / release_folder(number) / "left_frames"
+    pictures = pictures_root(root) / release_folder(number) / "left_frames"
     name = f"seq_{number}"
     truth, wanted = [], []
     for index, scene, drawn, _ in frames(operation, centre):
@@ -69,8 +69,7 @@ def write_lines(path: Path, rows: list[scene_masks.Row], size: tuple[int, int] |
     lines = [
         f"{q}|{a}" + (f"|{scene_masks.vqla_corners(box, size)}" if size else "") for q, a, box, _ in rows
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    save_text("\n".join(lines) + "\n", path)
 
 
 def expected_of(
@@ -91,24 +90,9 @@ def expected_of(
     return expected(frame, labels, questions=tuple((q, a.lower().replace("_", " ")) for q, a, _, _ in rows))
 
 
-def doubled_line(data: bytes) -> bytes:
-    """The last line once more."""
-    return data + data.splitlines(keepends=True)[-1]
-
-
-def without_last_line(data: bytes) -> bytes:
-    """A download cut at the end of a line."""
-    return b"".join(data.splitlines(keepends=True)[:-1])
-
-
 def cut_line(data: bytes) -> bytes:
     """A download cut inside the last line."""
     return data[: data.rstrip(b"\n").rindex(b"|") - 4]
-
-
-def turned_fields(data: bytes) -> bytes:
-    """Fields in another order."""
-    return b"\n".join(b"|".join(reversed(line.split(b"|"))) for line in data.split(b"\n"))
 
 
 def exchanged_answers(data: bytes) -> bytes:
@@ -133,10 +117,10 @@ _FIRST = "seq_2/vqa/Classification/frame*_QA.txt"
 _LEFT = "*-pictures/miccai_challenge_2018_release_1/seq_2/left_frames"
 DAMAGES = (
     Damage("truncated", _FIRST, cut_line, r"_QA\.txt: line \d+: expected question\|answer"),
-    Damage("truncated", _FIRST, without_last_line, "only one of state and place is asked of"),
-    Damage("reordered", _FIRST, turned_fields, "unknown question 'kidney'"),
+    Damage("truncated", _FIRST, keep_lines(-1), "only one of state and place is asked of"),
+    Damage("reordered", _FIRST, edit_cells("|", reversed), "unknown question 'kidney'"),
     Damage("wrong encoding", _FIRST, to_utf16, r"_QA\.txt: cannot be read as UTF-8"),
-    Damage("duplicate id", _FIRST, doubled_line, "stands twice"),
+    Damage("duplicate id", _FIRST, append_line(-1), "stands twice"),
     Damage("swapped ids", _FIRST, exchanged_answers, "is no answer to 'What is the state of"),
     Damage("swapped ids", _FIRST, other_tool, "only one of state and place is asked of"),
     Damage("unknown label", _FIRST, replace_once("|kidney", "|liver"), "line 1: 'liver' is no answer"),
@@ -146,6 +130,6 @@ DAMAGES = (
     Damage("malformed value", _FIRST, replace_once("|kidney", "|kidney|1, 2, 3, 4"), r"\(VQA\), found"),
     Damage("malformed value", _FIRST, replace_once("What organ", "Which organ"), "unknown question"),
     Damage("missing picture", f"{_LEFT}/frame00[0-9].png", None, "a labelled frame has no picture"),
-    Damage("broken picture", f"{_LEFT}/frame00[0-9].png", lambda data: data[:20], "not a picture"),
+    Damage("broken picture", f"{_LEFT}/frame00[0-9].png", cut_head, "not a picture"),
     Damage("hostile file", _FIRST, lambda data: data + b"\x00" * 9, "NUL bytes"),
 )

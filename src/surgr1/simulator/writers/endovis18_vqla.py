@@ -1,23 +1,24 @@
 """EndoVis-18-VQLA's native tree (datasets-b.md 12.1, 12.2); its pictures are the challenge's."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.writers import _nephrectomy as scene_masks
-from surgr1.simulator.writers.common import Damage, Split, Trial, replace_once, to_utf16
-from surgr1.simulator.writers.endovis18_vqa import (
-    cut_line,
-    doubled_line,
-    exchanged_answers,
-    other_tool,
-    turned_fields,
-    without_last_line,
-    write_sequence,
+from surgr1.simulator.writers.common import Split, Trial
+from surgr1.simulator.writers.damage import (
+    Change,
+    Damage,
+    append_line,
+    cut_head,
+    edit_cells,
+    keep_lines,
+    replace_once,
+    to_utf16,
 )
+from surgr1.simulator.writers.endovis18_vqa import cut_line, exchanged_answers, other_tool, write_sequence
 
 SCENARIO = scene_masks.SCENARIO
 
@@ -33,7 +34,7 @@ def write_video(
     )
 
 
-def corners_as(text: str) -> Callable[[bytes], bytes]:
+def corners_as(text: str) -> Change:
     """The first box replaced."""
     return lambda data: re.sub(rb"\|\d+, \d+, \d+, \d+", b"|" + text.encode(), data, count=1)
 
@@ -47,10 +48,10 @@ def damages(first: str, left: str, name: str) -> tuple[Damage, ...]:
     """What can break the question files `first` and the pictures in `left` (file name pattern `name`)."""
     return (
         Damage("truncated", first, cut_line, r"\.txt: line \d+: (expected question|.* is not four)"),
-        Damage("truncated", first, without_last_line, "only one of state and place is asked of"),
-        Damage("reordered", first, turned_fields, "unknown question"),
+        Damage("truncated", first, keep_lines(-1), "only one of state and place is asked of"),
+        Damage("reordered", first, edit_cells("|", reversed), "unknown question"),
         Damage("wrong encoding", first, to_utf16, r"\.txt: cannot be read as UTF-8"),
-        Damage("duplicate id", first, doubled_line, "stands twice"),
+        Damage("duplicate id", first, append_line(-1), "stands twice"),
         Damage("swapped ids", first, exchanged_answers, "is no answer to 'What is the state of"),
         Damage("swapped ids", first, other_tool, "only one of state and place is asked of"),
         Damage(
@@ -62,7 +63,7 @@ def damages(first: str, left: str, name: str) -> tuple[Damage, ...]:
         Damage("out of range", first, corners_as("1, 2, 5000, 30"), "leaves the picture of 1280 x 1024"),
         Damage("out of range", first, corners_as("7, 9, 6, 8000"), "leaves the picture of 1280 x 1024"),
         Damage("missing picture", f"{left}/{name}", None, "a labelled frame has no picture"),
-        Damage("broken picture", f"{left}/{name}", lambda data: data[:20], "not a picture"),
+        Damage("broken picture", f"{left}/{name}", cut_head, "not a picture"),
         Damage("hostile file", first, lambda data: data + b"\x00" * 9, "NUL bytes"),
     )
 

@@ -6,27 +6,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from surgr1.corpora.masks import mask_box
 from surgr1.corpora.schema import LabelledBox, Labels
 from surgr1.ontology.vocabularies import Vocabulary, vocabulary
 from surgr1.simulator.canvas import Box
-from surgr1.simulator.instruments import SHAFT
 from surgr1.simulator.operations import Operation
-from surgr1.simulator.render import FIRST_INSTRUMENT, Rendered
+from surgr1.simulator.render import Rendered
 from surgr1.simulator.scene import Centre, Instrument, Scene
 from surgr1.simulator.truth import frame_truth
 from surgr1.simulator.writers.common import (
     NOTICE,
-    Damage,
+    Mask,
     Split,
     Trial,
-    cut_half,
     expected,
     frames,
-    replace_once,
     save,
+    save_text,
+    shown_instruments,
+    xywh,
+)
+from surgr1.simulator.writers.damage import (
+    Damage,
+    cut_half,
+    cut_head,
+    edit_json,
+    nested_lists,
+    next_file_names,
+    replace_once,
     to_utf16,
 )
 
@@ -37,20 +45,13 @@ _OTHER = frozenset({"close something", "staple", "wash"})
 """PSI-AVA's actions that GraSP's list has no name for: "other" there."""
 
 
-def whole_instruments(scene: Scene, drawn: Rendered) -> list[tuple[Instrument, NDArray[np.bool_], Box]]:
+def labelled_instruments(scene: Scene, drawn: Rendered) -> list[tuple[Instrument, Mask, Box]]:
     """The instruments one can see with mask and box of all that shows of them, shaft included."""
-    found = []
-    for k, instrument in enumerate(scene.instruments):
-        mask = np.isin(drawn.ids, (FIRST_INSTRUMENT + k, FIRST_INSTRUMENT + k + SHAFT))
-        box = mask_box(mask)
-        if drawn.instrument_boxes[k] is not None and box is not None:
-            found.append((instrument, mask, box))
-    return found
-
-
-def xywh(box: Box) -> list[float]:
-    """x, y, width, height, as COCO files have boxes."""
-    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+    return [
+        (s.instrument, s.whole, box)
+        for s in shown_instruments(scene, drawn)
+        if s.box is not None and (box := mask_box(s.whole)) is not None
+    ]
 
 
 def classes(words: Vocabulary) -> list[dict[str, Any]]:
@@ -94,7 +95,7 @@ def write_video(
         long_term.append({"image": image, "rows": [activity]})
         labels, count = Labels(phase=scene.phase, step=scene.step), None
         if index % _EVERY == 1:
-            shown = whole_instruments(scene, drawn)
+            shown = labelled_instruments(scene, drawn)
             rows = [
                 {
                     "category_id": words["tool"].ids[i.tool],
@@ -151,12 +152,11 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
         "short": {"categories": classes(words["tool"]), "actions_categories": classes(words["verb"])},
     }
     folder = root / "GraSP_1fps" / "annotations"
-    folder.mkdir(parents=True, exist_ok=True)
     for part, numbers in parts.items():
         for term, head in heads.items():
             body = {"info": {"description": NOTICE.strip()}} | head
             body |= coco(f for n in numbers for f in videos[n][term])
-            (folder / f"grasp_{term}-term_{part}.json").write_text(json.dumps(body), encoding="utf-8")
+            save_text(json.dumps(body), folder / f"grasp_{term}-term_{part}.json")
 
 
 def coco(listed: Any) -> dict[str, Any]:
@@ -175,30 +175,17 @@ def coco(listed: Any) -> dict[str, Any]:
     return {"images": images, "annotations": annotations}
 
 
-def _shifted(data: bytes) -> bytes:
+def _shifted(body: dict[str, Any]) -> None:
     """Image ids counted from 0, annotations still from 1."""
-    body = json.loads(data)
     for image in body["images"]:
         image["id"] -= 1
-    return json.dumps(body).encode()
 
 
-def _one_based(data: bytes) -> bytes:
+def _one_based(body: dict[str, Any]) -> None:
     """Phases counted from 1, as a third party's loader has them."""
-    body = json.loads(data)
     for row in body["annotations"]:
         row["phases"] += 1 if row["phases"] < 10 else 0
     body["phases_categories"] = [c | {"id": c["id"] + 1} for c in body["phases_categories"]]
-    return json.dumps(body).encode()
-
-
-def _reordered(data: bytes) -> bytes:
-    """The pictures' names in another order than their ids."""
-    body = json.loads(data)
-    names = [i["file_name"] for i in body["images"]]
-    for image, name in zip(body["images"], names[1:] + names[:1], strict=True):
-        image["file_name"] = name
-    return json.dumps(body).encode()
 
 
 def _thirty(data: bytes) -> bytes:
@@ -217,17 +204,17 @@ DAMAGES = (
         "missing file", "GraSP_1fps/annotations/grasp_long-term_test.json", None, "CASE041: pictures without"
     ),
     Damage("missing picture", "GraSP_1fps/frames/CASE001/00003.jpg", None, "a labelled frame has no picture"),
-    Damage("broken picture", "GraSP_1fps/frames/CASE001/00000.jpg", lambda d: d[:20], "not a picture"),
+    Damage("broken picture", "GraSP_1fps/frames/CASE001/00000.jpg", cut_head, "not a picture"),
     Damage(
         "duplicate id", _LONG, replace_once('{"id": 2, "file_name"', '{"id": 1, "file_name"'), "stands twice"
     ),
     Damage(
         "duplicate id", _SHORT, replace_once('{"id": 2, "image_id"', '{"id": 1, "image_id"'), "stands twice"
     ),
-    Damage("off-by-one frame", _LONG, _shifted, "image_name says"),
+    Damage("off-by-one frame", _LONG, edit_json(_shifted), "image_name says"),
     Damage("off-by-one frame", _LONG, _thirty, "30-fps tree"),
-    Damage("reordered", _LONG, _reordered, "image_name says"),
-    Damage("swapped ids", _LONG, _one_based, "`phases_categories`: id 0"),
+    Damage("reordered", _LONG, edit_json(next_file_names), "image_name says"),
+    Damage("swapped ids", _LONG, edit_json(_one_based), "`phases_categories`: id 0"),
     Damage(
         "swapped ids",
         _SHORT,
@@ -244,5 +231,5 @@ DAMAGES = (
         replace_once('"file_name": "CASE001/00000.jpg"', '"file_name": "../../etc/CASE001/00000.jpg"'),
         "expected CASENNN",
     ),
-    Damage("hostile file", _LONG, lambda d: b"[" * 100_000, "not a whole JSON file"),
+    Damage("hostile file", _LONG, nested_lists(100_000), "not a whole JSON file"),
 )

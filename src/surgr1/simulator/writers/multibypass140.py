@@ -6,7 +6,6 @@ Number n up to 70 is Bern's BBPnn; 101-170 are Strasbourg's SBP01-SBP70.
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,21 @@ from surgr1.ontology.vocabularies import vocabulary
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
+from surgr1.simulator.writers.common import Split, Trial, expected, frames, runs, save, save_text
+from surgr1.simulator.writers.damage import (
+    Change,
     Damage,
-    Split,
-    Trial,
     cut_half,
-    expected,
-    frames,
+    cut_head,
+    edit_json,
+    exchange,
     replace_once,
-    save,
     to_utf16,
 )
 
 SCENARIO = "laparoscopic roux-en-y gastric bypass"
 _FOLDERS = {"bern": "BernBypass70", "strasbourg": "StrasBypass70"}
+"""The adapter has these folders too: written again on purpose (see the package)."""
 
 
 def _place(number: int) -> tuple[str, str]:
@@ -64,12 +64,10 @@ def write_video(
                 "label_name": words.to_native(label),
                 "label_id": words.ids[label],
             }
-            for label, start, end in _runs([r[column] for r in rows])
+            for label, start, end in runs(r[column] for r in rows)
         ]
         ids[kind] = [words.ids[r[column]] for r in rows]
-    path = root / "labels" / place / "labels_by70" / f"{name}.mp4.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body), encoding="utf-8")
+    save_text(json.dumps(body), root / "labels" / place / "labels_by70" / f"{name}.mp4.json")
     return {
         "frames": len(rows),
         "phase": ids["phase"],
@@ -77,16 +75,6 @@ def write_video(
         "truth": truth,
         "expected": wanted,
     }
-
-
-def _runs(labels: list[str]) -> list[tuple[str, int, int]]:
-    """(label, first second, second after the last)."""
-    found, start = [], 0
-    for label, members in groupby(labels):
-        end = start + len(list(members))
-        found.append((label, start, end))
-        start = end
-    return found
 
 
 def _milliseconds(second: int) -> int:
@@ -97,10 +85,9 @@ def _milliseconds(second: int) -> int:
 def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> None:
     """`tables/` and the pickles of fold 0."""
     for kind in ("phase", "step"):
-        path = root / "tables" / f"{kind}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
         names = vocabulary("multibypass140", kind).native
-        path.write_text("id, name\n" + "".join(f"{i}, {n}\n" for i, n in enumerate(names)), encoding="utf-8")
+        text = "id, name\n" + "".join(f"{i}, {n}\n" for i, n in enumerate(names))
+        save_text(text, root / "tables" / f"{kind}.csv")
     for centre in sorted({_place(n)[0] for n in videos}):
         folder = root / "labels" / centre / "labels_by70_splits" / "labels"
         for role, stem in (("train", "1fps_100_0"), ("val", "1fps_0"), ("test", "1fps_0")):
@@ -125,18 +112,7 @@ def _rows(number: int, video: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _json(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
-    """A change of a label file's body."""
-
-    def changed(data: bytes) -> bytes:
-        body = json.loads(data)
-        change(body)
-        return json.dumps(body).encode()
-
-    return changed
-
-
-def _table(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
+def _table(change: Callable[[dict[str, Any]], None]) -> Change:
     """A change of a pickle that this module wrote."""
 
     def changed(data: bytes) -> bytes:
@@ -149,14 +125,11 @@ def _table(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]
 
 def _swapped_times(body: dict[str, Any]) -> None:
     """Two phases exchange their places."""
-    first, second = body["phases"][:2]
-    for key in ("label_name", "label_id"):
-        first[key], second[key] = second[key], first[key]
+    exchange(*body["phases"][:2], "label_name", "label_id")
 
 
 def _swapped_names(body: dict[str, Any]) -> None:
-    first, second = body["steps"][:2]
-    first["label_name"], second["label_name"] = second["label_name"], first["label_name"]
+    exchange(*body["steps"][:2], "label_name")
 
 
 def _doubled(body: dict[str, Any]) -> None:
@@ -198,18 +171,18 @@ DAMAGES = (
     Damage("wrong encoding", _LABELS, to_utf16, r"BBP01\.mp4\.json: cannot be read as UTF-8"),
     Damage("missing file", _LABELS, None, r"1fps_100_0\.pickle: BBP01: no such label file"),
     Damage("missing file", _TRAIN, None, "fold 0 has no such file"),
-    Damage("duplicate id", _LABELS, _json(_doubled), "overlaps another"),
+    Damage("duplicate id", _LABELS, edit_json(_doubled), "overlaps another"),
     Damage("duplicate id", _TRAIN, _table(_twice), "second that has a row already"),
     Damage("off-by-one frame", _TRAIN, _table(_one_later), r"BBP01 frame 1: phase and step none"),
-    Damage("swapped ids", _LABELS, _json(_swapped_names), "is named"),
-    Damage("reordered", _LABELS, _json(_swapped_times), r"BBP01 frame 1: phase and step .* in BBP01"),
+    Damage("swapped ids", _LABELS, edit_json(_swapped_names), "is named"),
+    Damage("reordered", _LABELS, edit_json(_swapped_times), r"BBP01 frame 1: phase and step .* in BBP01"),
     Damage("swapped ids", _TRAIN, _table(_renamed), "BBP02: no such label file"),
     Damage("unknown label", _LABELS, replace_once('"label_id": 0', '"label_id": 46'), "46 is named"),
     Damage("malformed value", _LABELS, replace_once('"start": 0', '"start": NaN'), "expected whole numbers"),
     Damage("malformed value", _LABELS, replace_once('"phases"', '"fases"'), "no lists `phases` and `steps`"),
     Damage("malformed value", _TRAIN, _table(_nested), "is no label"),
     Damage("out of range", _LABELS, replace_once('"start": 0', '"start": 99000'), "ends before its start"),
-    Damage("out of range", _LABELS, _json(_in_frames), "phase and step"),
+    Damage("out of range", _LABELS, edit_json(_in_frames), "phase and step"),
     Damage("hostile file", _TRAIN, lambda data: _HOSTILE, "refused: GLOBAL 'os system'"),
     Damage(
         "missing picture",
@@ -220,7 +193,7 @@ DAMAGES = (
     Damage(
         "broken picture",
         "BernBypass70/frames/BBP01/BBP01_00000001.jpg",
-        lambda data: data[:20],
+        cut_head,
         r"BBP01_00000001\.jpg: not a picture",
     ),
 )

@@ -11,16 +11,14 @@ from surgr1.simulator.canvas import Box
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre, Scene
 from surgr1.simulator.truth import frame_truth
-from surgr1.simulator.writers.common import (
+from surgr1.simulator.writers.common import Seen, Split, Trial, expected, frames, quadrant, save, save_text
+from surgr1.simulator.writers.damage import (
     Damage,
-    Seen,
-    Split,
-    Trial,
+    append_line,
     cut_half,
-    expected,
-    frames,
+    cut_head,
+    edit_cells,
     replace_once,
-    save,
     to_utf16,
 )
 
@@ -49,6 +47,7 @@ _OPERATIONS = {
 }
 """Step -> class of the sentence that says what is done in it (in the order of datasets-b.md 7.3)."""
 _NUMBERS = ("zero", "one", "two")
+"""The adapter has these words too: written again on purpose (see the package)."""
 
 
 def write_video(
@@ -56,15 +55,13 @@ def write_video(
 ) -> dict[str, Any]:
     """`qa-classification/video_NN/KKKKK.txt` and `images/video_NN/KKKKK.png` (0-based, 1 fps)."""
     name = f"video_{number:02d}"
-    labels = root / "qa-classification" / name
-    labels.mkdir(parents=True, exist_ok=True)
     truth, wanted = [], []
     for index, scene, drawn, seen in frames(operation, centre):
         truth.append(frame_truth(name, index, scene, drawn, centre))
         save(drawn.image, root / "images" / name / f"{index:05d}.png")
         pairs = _pairs(operation, index, scene, seen, (drawn.image.shape[1], drawn.image.shape[0]))
         text = "".join(f"{q}|{a}\n" for q, a in pairs)
-        (labels / f"{index:05d}.txt").write_text(text, encoding="utf-8")
+        save_text(text, root / "qa-classification" / name / f"{index:05d}.txt")
         asked = [q for q, _ in pairs]
         wanted.append(
             expected(
@@ -121,22 +118,7 @@ def _place(box: Box, size: tuple[int, int]) -> str:
     x, y = (box[0] + box[2]) / 2 / size[0], (box[1] + box[3]) / 2 / size[1]
     if 1 / 3 < x < 2 / 3 and 1 / 3 < y < 2 / 3:
         return "centre"
-    return f"{'top' if y < 0.5 else 'bottom'}-{'left' if x < 0.5 else 'right'}"
-
-
-def _twice(data: bytes) -> bytes:
-    """The first line once more, at the end."""
-    return data + data.split(b"\n")[0] + b"\n"
-
-
-def _columns(data: bytes) -> bytes:
-    """Answer before question."""
-    return b"\n".join(b"|".join(reversed(line.split(b"|"))) for line in data.split(b"\n"))
-
-
-def _next_frame(data: bytes) -> bytes:
-    """The step of another frame in an answer: the two lines come from different frames."""
-    return data.replace(b"frame?|nasal_corridor_creation", b"frame?|sellotomy")
+    return "-".join(quadrant(box, size))
 
 
 def _exchanged(data: bytes) -> bytes:
@@ -148,14 +130,21 @@ def _exchanged(data: bytes) -> bytes:
 
 TRIAL = Trial(seconds=28, train=(1,), val=(2,))
 _FIRST = "qa-classification/video_01/00000.txt"
+_OTHER_STEP = replace_once("frame?|nasal_corridor_creation", "frame?|sellotomy")
+"""The two lines come from different frames."""
 DAMAGES = (
     Damage("truncated", _FIRST, cut_half, r"00000\.txt:\d+: (expected `question\|answer`|.* is none of)"),
     Damage("truncated", _FIRST, lambda _: b"", r"00000\.txt: no question in it"),
     Damage("wrong encoding", _FIRST, to_utf16, r"00000\.txt: cannot be read as UTF-8"),
     Damage("hostile file", _FIRST, lambda data: data + b"\x00" * 64, "holds NUL bytes"),
-    Damage("duplicate id", _FIRST, _twice, r"00000\.txt:10: repeats line 1"),
-    Damage("reordered", _FIRST, _columns, "'What is the surgical phase shown in the image\\?' is none of"),
-    Damage("off-by-one frame", _FIRST, _next_frame, "the step 'sellotomy' is no part of 'nasal sphenoid'"),
+    Damage("duplicate id", _FIRST, append_line(0), r"00000\.txt:10: repeats line 1"),
+    Damage(
+        "reordered",
+        _FIRST,
+        edit_cells("|", reversed),
+        "'What is the surgical phase shown in the image\\?' is none of",
+    ),
+    Damage("off-by-one frame", _FIRST, _OTHER_STEP, "the step 'sellotomy' is no part of 'nasal sphenoid'"),
     Damage("swapped ids", _FIRST, _exchanged, "'nasal_corridor_creation' is no phase"),
     Damage(
         "swapped ids",
@@ -167,5 +156,5 @@ DAMAGES = (
     Damage("malformed value", _FIRST, replace_once("image?|one", "image?|top-left"), "expected one of zero"),
     Damage("out of range", _FIRST, replace_once("image?|one", "image?|zero"), "names suction where no"),
     Damage("missing picture", "images/video_02/00003.png", None, r"00003\.png: a labelled frame has no"),
-    Damage("broken picture", "images/video_01/00000.png", lambda data: data[:20], "not a picture"),
+    Damage("broken picture", "images/video_01/00000.png", cut_head, "not a picture"),
 )

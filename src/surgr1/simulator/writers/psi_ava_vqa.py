@@ -10,23 +10,23 @@ from typing import Any
 
 from surgr1.corpora.schema import LabelledBox, Labels
 from surgr1.ontology.vocabularies import vocabulary
-from surgr1.simulator.canvas import Box
 from surgr1.simulator.operations import Operation
 from surgr1.simulator.scene import Centre
 from surgr1.simulator.truth import frame_truth
 from surgr1.simulator.writers.common import (
     NOTICE,
-    Damage,
     Split,
     Trial,
-    cut_half,
     expected,
     frames,
-    replace_once,
+    pictures_root,
+    quadrant,
     save,
-    to_utf16,
+    save_text,
+    xywh,
 )
-from surgr1.simulator.writers.grasp import classes, coco, whole_instruments, xywh
+from surgr1.simulator.writers.damage import Damage, cut_half, cut_head, edit_cells, replace_once, to_utf16
+from surgr1.simulator.writers.grasp import classes, coco, labelled_instruments
 
 SCENARIO = "prostatectomy phases"
 _EVERY = 3
@@ -34,12 +34,6 @@ _EVERY = 3
 _PHASE = "What is the phase of surgery?"
 _STEP = "What is the step of surgery?"
 """The wording of the real phase and step questions was not seen: these are ours."""
-
-
-def _place(box: Box, width: int, height: int) -> str:
-    """ "top left": the quadrant of the box's centre."""
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    return f"{'top' if y < height / 2 else 'bottom'} {'left' if x < width / 2 else 'right'}"
 
 
 def write_video(
@@ -51,7 +45,7 @@ def write_video(
     `C2_action.txt` is not written: the text of its answers was not seen.
     """
     name = f"CASE{number:03d}"
-    pictures = root.parent / f"{root.name}-pictures"
+    pictures = pictures_root(root)
     tools, verbs = vocabulary("psi-ava-vqa", "tool"), vocabulary("psi-ava-vqa", "verb")
     # English names in PSI-AVA's files, Spanish ones (native here) in the answers; the ids are the same.
     spanish = {k: vocabulary("psi-ava-vqa", k) for k in ("phase", "step")}
@@ -65,7 +59,7 @@ def write_video(
         if index % _EVERY:
             continue
         height, width = drawn.image.shape[:2]
-        shown = whole_instruments(scene, drawn)
+        shown = labelled_instruments(scene, drawn)
         activity = {
             "phase": spanish["phase"].ids[scene.phase],
             "step": spanish["step"].ids[scene.step],
@@ -86,7 +80,9 @@ def write_video(
             continue
         places: defaultdict[str, list[str]] = defaultdict(list)
         for i, _, box in shown:
-            places[f"Where is the {tools.to_native(i.tool)} located ?"].append(_place(box, width, height))
+            places[f"Where is the {tools.to_native(i.tool)} located ?"].append(
+                " ".join(quadrant(box, (width, height)))
+            )
         asked = {
             "C1_location": [(q, p) for q, found in places.items() for p in found],
             "C3_phase": [(_PHASE, spanish["phase"].to_native(scene.phase))],
@@ -117,20 +113,16 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
         "phase_categories": classes(vocabulary("grasp", "phase")),
         "step_categories": classes(vocabulary("grasp", "step")),
     }
-    pictures = root.parent / f"{root.name}-pictures"
-    fold = pictures / "outputs" / "data_annotations" / "psi-ava" / "fold1"
-    for folder in (fold / "coco_anns", fold / "annotations", root / "Train", root / "Val"):
-        folder.mkdir(parents=True, exist_ok=True)
+    fold = pictures_root(root) / "outputs" / "data_annotations" / "psi-ava" / "fold1"
     for role, part in (("train", "Train"), ("val", "Val")):
         numbers = split.get(role, ())
         for kind in ("C1_location", "C3_phase", "C4_step"):
             text = "".join(f"{line}\n" for n in numbers for line in videos[n]["lines"][kind])
-            (root / part / f"{kind}.txt").write_text(text, encoding="utf-8")
+            save_text(text, root / part / f"{kind}.txt")
         body = {"info": {"description": NOTICE.strip(), "version": "v3_35s"}} | head
         body |= coco(f for n in numbers for f in videos[n]["keyframes"])
-        (fold / "coco_anns" / f"{role}_coco_anns_v3_35s.json").write_text(json.dumps(body), encoding="utf-8")
-        (fold / "annotations" / f"{role}.csv").write_text(_table(body), encoding="utf-8")
-    (pictures / "SIMULATED.txt").write_text(NOTICE, encoding="utf-8")
+        save_text(json.dumps(body), fold / "coco_anns" / f"{role}_coco_anns_v3_35s.json")
+        save_text(_table(body), fold / "annotations" / f"{role}.csv")
 
 
 def _table(body: Mapping[str, Any]) -> str:
@@ -147,14 +139,10 @@ def _table(body: Mapping[str, Any]) -> str:
     return "".join(lines)
 
 
-def _off_by_one(data: bytes) -> bytes:
-    """Pictures counted one further."""
-    lines = []
-    for line in data.decode().splitlines():
-        name, rest = line.split("|", 1)
-        case, second = name.removesuffix(".jpg").split("/")
-        lines.append(f"{case}/{int(second) + 1:05d}.jpg|{rest}\n")
-    return "".join(lines).encode()
+def _next_picture(cells: list[str]) -> list[str]:
+    """A line's picture counted one further."""
+    case, second = cells[0].removesuffix(".jpg").split("/")
+    return [f"{case}/{int(second) + 1:05d}.jpg", *cells[1:]]
 
 
 def _next_answers(data: bytes) -> bytes:
@@ -180,9 +168,9 @@ DAMAGES = (
     Damage("missing file", "sim-psi-ava-vqa/Val/C4_step.txt", None, "without Val/C4_step.txt"),
     Damage("missing file", _BOXES, None, "the other half is missing"),
     Damage("missing picture", f"{_PICTURES}/00003.jpg", None, "a labelled frame has no picture"),
-    Damage("broken picture", f"{_PICTURES}/00000.jpg", lambda d: d[:20], "not a picture"),
+    Damage("broken picture", f"{_PICTURES}/00000.jpg", cut_head, "not a picture"),
     Damage("reordered", _PHASES, _next_answers, "disagree on the phase"),
-    Damage("off-by-one frame", _PHASES, _off_by_one, "off by one"),
+    Damage("off-by-one frame", _PHASES, edit_cells("|", _next_picture), "off by one"),
     Damage(
         "duplicate id", _BOXES, replace_once('{"id": 2, "image_id"', '{"id": 1, "image_id"'), "stands twice"
     ),

@@ -2,38 +2,46 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from io import BytesIO
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from surgr1.corpora.datasets import official_split
 from surgr1.corpora.masks import component_boxes
 from surgr1.corpora.schema import LabelledBox, Labels
 from surgr1.simulator.anatomy import IDS
 from surgr1.simulator.operations import Operation
-from surgr1.simulator.render import FIRST_INSTRUMENT, Rendered
+from surgr1.simulator.render import Rendered
 from surgr1.simulator.scene import Centre, Scene
 from surgr1.simulator.truth import frame_truth
 from surgr1.simulator.writers.common import (
-    Damage,
+    Mask,
     Split,
     Trial,
-    cut_half,
     expected,
     frames,
-    replace_once,
+    merged,
     save,
+    save_text,
+    shown_instruments,
+)
+from surgr1.simulator.writers.damage import (
+    Damage,
+    append_line,
+    blend_pixels,
+    cut_half,
+    cut_head,
+    edit_json,
+    replace_once,
     to_utf16,
 )
 
 SCENARIO = "colonoscopy"
 _FOLD = "colon fold"
 _VALUES = {_FOLD: 255, "resection device": 127, "captivator": 128, "balloon": 129}
+"""The adapter has these values too: written again on purpose (see the package)."""
 _FOLDERS = {"train": "train", "validation": "valid"}
 
 
@@ -67,9 +75,7 @@ def write_video(
             "metadata": {"name": f"{name}/frame_{index}", "width": width, "height": height},
             "annotations": {"0": "", **_objects(shapes, f"{name}/{index}")},
         }
-        path = folder / "json_files" / f"{name}_frame_{index}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(body, indent=4), encoding="utf-8")
+        save_text(json.dumps(body, indent=4), folder / "json_files" / f"{name}_frame_{index}.json")
         truth.append(frame_truth(name, index, scene, drawn, centre))
         boxes = [LabelledBox(n, b) for n, pixels in shapes.items() for b in component_boxes(pixels)]
         labels = Labels(
@@ -93,20 +99,17 @@ def finish(root: Path, videos: Mapping[int, dict[str, Any]], split: Split) -> No
             (f"{part}_segmentation_maps.csv", [f"{n}/segm_maps/{n}_segm_map_{k}.png" for n, k in keys]),
         ):
             text = "".join(f"/media/simulated/segcol/{part}/{line}\n" for line in lines)
-            (root / part / file).write_text(text, encoding="utf-8")
+            save_text(text, root / part / file)
 
 
-def _shapes(scene: Scene, drawn: Rendered) -> dict[str, NDArray[np.bool_]]:
+def _shapes(scene: Scene, drawn: Rendered) -> dict[str, Mask]:
     """What is labelled of a picture, by name; specks are not."""
-    shapes = {_FOLD: drawn.ids == IDS[_FOLD]}
-    for k, (instrument, box) in enumerate(zip(scene.instruments, drawn.instrument_boxes, strict=True)):
-        if box is not None:
-            end = drawn.ids == FIRST_INSTRUMENT + k
-            shapes[instrument.tool] = shapes[instrument.tool] | end if instrument.tool in shapes else end
+    tools = [(s.instrument.tool, s.end) for s in shown_instruments(scene, drawn) if s.box is not None]
+    shapes = merged([(_FOLD, drawn.ids == IDS[_FOLD]), *tools])
     return {name: pixels for name, pixels in shapes.items() if next(component_boxes(pixels), None)}
 
 
-def _objects(shapes: Mapping[str, NDArray[np.bool_]], salt: str) -> dict[str, Any]:
+def _objects(shapes: Mapping[str, Mask], salt: str) -> dict[str, Any]:
     """The annotations of one JSON file: lines of folds, outlines of tools; ids of 23 hexadecimal digits."""
     objects: dict[str, Any] = {}
     for name, pixels in shapes.items():
@@ -123,22 +126,11 @@ def _objects(shapes: Mapping[str, NDArray[np.bool_]], salt: str) -> dict[str, An
     return objects
 
 
-def _line(pixels: NDArray[np.bool_], box: tuple[float, float, float, float]) -> list[list[float]]:
+def _line(pixels: Mask, box: tuple[float, float, float, float]) -> list[list[float]]:
     """Points along a fold: the middle of every sixth row."""
     x1, y1, x2, y2 = (int(v) for v in box)
     points = [(np.flatnonzero(pixels[y, x1:x2]) + x1, y) for y in range(y1, y2, 6)]
     return [[float(xs.mean()), float(y)] for xs, y in points if xs.size]
-
-
-def _edited(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes]:
-    """A change of one JSON file."""
-
-    def changed(data: bytes) -> bytes:
-        body = json.loads(data)
-        change(body)
-        return json.dumps(body, indent=4).encode()
-
-    return changed
 
 
 def _next_frame(body: dict[str, Any]) -> None:
@@ -157,15 +149,6 @@ def _new_tool(body: dict[str, Any]) -> None:
 
 def _wide(body: dict[str, Any]) -> None:
     body["metadata"]["width"] = float("nan")
-
-
-def _resampled(data: bytes) -> bytes:
-    """A mask that was made smaller and larger again: new values appear between the classes."""
-    mask = Image.open(BytesIO(data))
-    small = mask.resize((mask.width // 2, mask.height // 2), Image.Resampling.BILINEAR).resize(mask.size)
-    out = BytesIO()
-    small.save(out, format="PNG")
-    return out.getvalue()
 
 
 def _backwards(data: bytes) -> bytes:
@@ -187,18 +170,21 @@ DAMAGES = (
     Damage("wrong encoding", _JSON, to_utf16, r"frame_0\.json: cannot be read as UTF-8"),
     Damage("missing file", _MASK, None, "a JSON file without a mask"),
     Damage("missing file", _JSON, None, "no JSON file of frame 0 beside it"),
-    Damage("duplicate id", _LIST, lambda d: d + d.splitlines(keepends=True)[0], "mask 0 stands twice"),
-    Damage("off-by-one frame", _JSON, _edited(_next_frame), "frame_1', expected 'Seq_003_33040/frame_0'"),
-    Damage("swapped ids", _JSON, _edited(_other_key), "no folds, unlike its mask"),
-    Damage("unknown label", _JSON, _edited(_new_tool), "unknown object 'clip_applier'"),
-    Damage("malformed value", _JSON, _edited(_wide), "says nan x 252 pixels"),
+    Damage("duplicate id", _LIST, append_line(0), "mask 0 stands twice"),
+    Damage(
+        "off-by-one frame",
+        _JSON,
+        edit_json(_next_frame, indent=4),
+        "frame_1', expected 'Seq_003_33040/frame_0'",
+    ),
+    Damage("swapped ids", _JSON, edit_json(_other_key, indent=4), "no folds, unlike its mask"),
+    Damage("unknown label", _JSON, edit_json(_new_tool, indent=4), "unknown object 'clip_applier'"),
+    Damage("malformed value", _JSON, edit_json(_wide, indent=4), "says nan x 252 pixels"),
     Damage("malformed value", _JSON, lambda _: b"[]", "expected `metadata` and `annotations`"),
-    Damage("out of range", _MASK, _resampled, "are no class; was the mask resampled"),
+    Damage("out of range", _MASK, blend_pixels(2), "are no class; was the mask resampled"),
     Damage("hostile path", _LIST, replace_once("/media/simulated/segcol/train/", "../../"), "expected ..."),
     Damage(
         "missing picture", f"{_FIRST}/imgs/frame_0003.png", None, r"frame_0003\.png: a labelled frame has no"
     ),
-    Damage(
-        "broken picture", f"{_FIRST}/imgs/frame_0000.png", lambda d: d[:20], r"frame_0000\.png: not a picture"
-    ),
+    Damage("broken picture", f"{_FIRST}/imgs/frame_0000.png", cut_head, r"frame_0000\.png: not a picture"),
 )

@@ -61,9 +61,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """A JSON file; a key that stands twice is refused. Raises LabelError naming file and reason."""
     try:
-        return json.loads(read_text(path), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise LabelError(f"{path}: not a whole JSON file: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value; a key that stands twice is refused. Raises ValueError."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError(f"nested too deeply: {error}") from error
 
 
 def read_table(path: Path, *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

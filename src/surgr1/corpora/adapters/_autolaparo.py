@@ -21,15 +21,15 @@ def task_folder(source: Source, number: int, holds: tuple[str, ...]) -> tuple[Pa
     """The folder of one task, and its path relative to the root ("" or ending in "/").
 
     It is the root itself or a folder "Task <number> ..." (also task<number>, task_<number>) in it or in an
-    "AutoLaparo" folder in it; `holds` are the names that must be in it. Raises LayoutError where there is
-    none, or more than one.
+    "AutoLaparo" folder in it; `holds` are the names that must be in it: of files where they have an ending,
+    else of folders. Raises LayoutError where there is none, or more than one.
     """
     root = source.root
     tops = [root, *(p for p in _folders(root) if p.name.lower().startswith("autolaparo"))]
     tasks = [
         p for top in tops for p in _folders(top) if re.fullmatch(rf"(?i)task[ _-]?{number}(\D.*)?", p.name)
     ]
-    found = [p for p in dict.fromkeys((*tops, *tasks)) if all((p / h).exists() for h in holds)]
+    found = [p for p in dict.fromkeys((*tops, *tasks)) if all(_holds(p / h) for h in holds)]
     if len(found) > 1:
         raise LayoutError(
             f"{root}: task {number} of AutoLaparo is there more than once:"
@@ -42,6 +42,10 @@ def task_folder(source: Source, number: int, holds: tuple[str, ...]) -> tuple[Pa
         )
     prefix = found[0].relative_to(root).as_posix()
     return found[0], "" if prefix == "." else f"{prefix}/"
+
+
+def _holds(path: Path) -> bool:
+    return path.is_file() if path.suffix else path.is_dir()
 
 
 def _folders(root: Path) -> list[Path]:

@@ -79,7 +79,7 @@ def check_classes(path: Path, body: Mapping[str, Any], key: str, words: Vocabula
     listed = body.get(key) or []
     try:
         found = {int(c["id"]): str(c["name"]) for c in listed}
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise LabelError(f"{path}: `{key}` is not a list of id and name: {error}") from error
     known = {words.first_id + i: n for i, n in enumerate(words.native)}
     if found and found != known:
@@ -173,7 +173,12 @@ def keyframes(
             seen.add(row["id"])
             if row.get("instruments", row["category_id"]) != row["category_id"]:
                 raise ValueError(f"instrument {row['instruments']} is not category {row['category_id']}")
+            if bool in map(type, row["bbox"]):
+                raise ValueError(f"bbox {row['bbox']} is not four numbers")
             x, y, w, h = (float(v) for v in row["bbox"])
+            # PSI-AVA's area is its box's; with a mask it is the mask's.
+            if "segmentation" not in row and abs(row.get("area", w * h) - w * h) > 1 + 0.001 * w * h:
+                raise ValueError(f"area {row['area']} is not that of bbox {row['bbox']}")
             box = checked_box((x, y, x + w, y + h), round(width), round(height))
             found.add(place, _instance(row, tools, verbs, (width, height), box))
         except (TypeError, KeyError, ValueError, OverflowError) as error:

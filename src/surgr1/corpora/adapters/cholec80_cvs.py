@@ -277,6 +277,8 @@ def _cells(path: Path) -> Iterator[tuple[Any, ...]]:
         TypeError,
         AttributeError,
         IndexError,
+        OverflowError,
+        RuntimeError,  # a part that says it is encrypted, or packed in an unknown way
     ) as error:
         raise LabelError(f"{path}: not a whole workbook ({error}); download it again") from error
     if len(rows) == _ROWS and any(c is not None for c in rows[-1]):

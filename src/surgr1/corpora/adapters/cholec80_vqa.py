@@ -102,6 +102,8 @@ def _files(folder: Path, rejects: Rejects) -> list[tuple[int, Path]]:
             rejects.add(path, f"frame {match[1]} is no multiple of {FPS}: no picture shows it")
         else:
             found[int(match[1])] = path
+    if not found:
+        rejects.add(folder, "no <frame>_QA.txt; is the download complete?")
     return sorted(found.items())
 
 
@@ -119,7 +121,7 @@ def _questions(path: Path, form: str, rejects: Rejects) -> tuple[tuple[str, str]
         if not line:
             continue
         question, bar, answer = line.partition("|")
-        if not bar or "|" in answer or not question.strip() or not answer.strip():
+        if not bar or "|" in answer or not question.strip() or not answer.strip() or not line.isprintable():
             rejects.add(f"{path}:{number}", f"expected question|answer, found {line[:80]!r}")
         elif question in found:
             rejects.add(f"{path}:{number}", f"the question stands twice: {question[:80]!r}")

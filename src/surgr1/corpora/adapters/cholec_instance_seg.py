@@ -32,8 +32,8 @@ _TOPS = (
 pictures. The folder they were unpacked in is accepted if it holds nothing else.
 """
 _ROLES = {"train": "train", "val": "validation", "test": "test"}
-_SEQUENCE = re.compile(r"VID(\d+)_(seg8k|t50|t80)(?:_full|_sparse)?")
-_FRAME = re.compile(r"(seg8k|t50|t80)_(?:VID|video)(\d+)_(\d+)")
+_SEQUENCE = re.compile(r"VID(\d{1,9})_(seg8k|t50|t80)(?:_full|_sparse)?")
+_FRAME = re.compile(r"(seg8k|t50|t80)_(?:VID|video)(\d{1,9})_(\d{1,9})")
 _METADATA = "cholecinstanceseg_metadata.csv"
 _SLACK = 0.05
 """Outlines may pass the picture's edge a little, as a share of its width; boxes are cut off there."""
@@ -109,10 +109,14 @@ def _sequences(root: Path, rejects: Rejects) -> dict[str, Path]:
     """
     official = official_split("cholec-instance-seg", "official")
     found: dict[str, Path] = {}
+    bare: dict[str, Path] = {}
     for top in _tops(root):
         for part in (top / p for p in (*_ROLES, ".")):
             for folder in visible(part.iterdir()) if part.is_dir() else ():
-                if not (_SEQUENCE.fullmatch(folder.name) and (folder / "ann_dir").is_dir()):
+                if not _SEQUENCE.fullmatch(folder.name):
+                    continue
+                if not (folder / "ann_dir").is_dir():
+                    bare[folder.name] = folder
                     continue
                 role = official.get(folder.name)
                 if folder.name in found:
@@ -126,6 +130,8 @@ def _sequences(root: Path, rejects: Rejects) -> dict[str, Path]:
             f"{root}: not a CholecInstanceSeg tree: expected train|val|test/VIDnn_<part>/ann_dir/ with parts"
             f" seg8k, t50_full, t50_sparse, t80_sparse; found {listing(root)}"
         )
+    for name in sorted(bare.keys() - found.keys()):
+        rejects.add(bare[name], "a sequence without ann_dir/; is the download complete?")
     return {v: found[v] for v in sorted(found)}
 
 
@@ -219,16 +225,20 @@ def _boxes(shapes: list[Any], size: tuple[int, int]) -> tuple[LabelledBox, ...]:
             raise ValueError(f"shape {number}: group_id {group!r} is no number")
         key = (names.from_native(label), group if group is not None else f"shape {number}")
         instances.setdefault(key, []).append(_points(shape.get("points"), number, size))
-    return tuple(LabelledBox(name, _box(parts, size)) for (name, _), parts in instances.items())
+    boxes = tuple(LabelledBox(name, _box(parts, size)) for (name, _), parts in instances.items())
+    if len(set(boxes)) < len(boxes):
+        raise ValueError("two instances of one kind in the same box: a shape stands twice")
+    return boxes
 
 
 def _points(points: Any, number: int, size: tuple[int, int]) -> NDArray[np.float64]:
     """(n, 2) points in pixels. Raises ValueError."""
     try:
         found = np.asarray(points, dtype=np.float64)
+        kinds = {type(v) for point in points for v in point}
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"shape {number}: points are no list of x, y: {error}") from error
-    if found.ndim != 2 or found.shape[1] != 2:
+    if found.ndim != 2 or found.shape[1] != 2 or not kinds <= {int, float}:
         raise ValueError(f"shape {number}: points are no list of x, y")
     slack = _SLACK * size[0]
     if not bool(((found >= -slack) & (found <= np.asarray(size) + slack)).all()):

@@ -173,12 +173,17 @@ def _item(raw: Any, where: str) -> tuple[str, _Item]:
     ):
         raise ValueError(f"expected one turn of human and one of gpt, found {str(turns)[:80]}")
     instruction, answer = (t["value"].strip() for t in turns)
+    if not all(t.isprintable() and t for t in (instruction, answer)):
+        raise ValueError(f"empty, or characters that are no text, in {instruction[:80]!r}, {answer[:80]!r}")
     action = _motion(instruction)
     if not action:
         raise ValueError(f"instruction {instruction[:80]!r} asks for none of the five motions")
     if ("dissect" in answer.lower()) != (action == "dissect mucosa flap"):
         raise ValueError(f"the answer {answer[:80]!r} does not belong to {instruction[:80]!r}")
-    return match[1], _Item(where, frame, instruction, answer, action, _boxes(answer))
+    boxes = _boxes(answer)
+    if bool(boxes) == (action == "adjust camera"):
+        raise ValueError(f"{len(boxes)} boxes in the answer to {instruction[:80]!r}: {answer[:80]!r}")
+    return match[1], _Item(where, frame, instruction, answer, action, boxes)
 
 
 def _boxes(answer: str) -> tuple[tuple[str, tuple[float, ...]], ...]:

@@ -8,6 +8,7 @@ there". `multilabel/` holds the pictures of `stomach/` with more masks: a pictur
 from `multilabel/`.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,12 +85,16 @@ def open_tree(source: Source, rejects: Rejects) -> Tree:
     # Multilabel first: what it has is not read again from stomach/.
     for organ in (_MULTILABEL, *vocabulary("dsad", "tissue").native):
         if not (root / organ).is_dir():
+            if os.path.lexists(root / organ):
+                rejects.add(root / organ, "no folder of surgeries; is the download complete?")
             continue
         for path in visible((root / organ).iterdir()):
             if path.is_dir() and _SURGERY.fullmatch(path.name):
                 folders.setdefault(path.name, []).append(path)
             elif path.is_dir():
                 rejects.add(path, "a folder that is no two-digit surgery")
+            elif _SURGERY.fullmatch(path.name):
+                rejects.add(path, "no folder of pictures; is the download complete?")
     if not folders:
         raise LayoutError(
             f"{root}: not a DSAD tree: expected folders such as liver/NN/ and multilabel/NN/ with imageKK.png"
@@ -215,7 +220,7 @@ def _labels(
     for organ, path in folder.masks[number].items():
         tissue = vocabulary("dsad", "tissue").from_native(organ)
         try:
-            found, shape = _boxes(path, tissue)
+            found, shape, empty = _boxes(path, tissue)
         except LabelError as error:
             rejects.add(path, str(error).removeprefix(f"{path}: "))
             return None
@@ -227,15 +232,19 @@ def _labels(
         if found and not weak[tissue]:
             rejects.add(path, f"{tissue} is segmented, but not visible by weak_labels.csv")
             return None
+        if empty and weak[tissue]:
+            rejects.add(path, f"an empty mask, but {tissue} is visible by weak_labels.csv")
+            return None
         boxes += found
     return Labels(tissues=tuple(t for t, seen in weak.items() if seen), boxes=tuple(boxes)), size
 
 
-def _boxes(path: Path, tissue: str) -> tuple[list[LabelledBox], tuple[int, int]]:
-    """The boxes of a binary mask's parts, and its (width, height). Raises LabelError."""
+def _boxes(path: Path, tissue: str) -> tuple[list[LabelledBox], tuple[int, int], bool]:
+    """The boxes of a binary mask's parts, its (width, height), and whether it is empty. Raises LabelError."""
     mask = class_mask(path)
     shown, top = mask > 0, int(mask.max()) or 255
     if top not in (1, 255) or (shown != (mask == top)).any():
         values = np.unique(mask)[:5].tolist()
         raise LabelError(f"{path}: values {values}, expected 0 and 255; was the mask resampled?")
-    return [LabelledBox(tissue, b) for b in component_boxes(shown)], (mask.shape[1], mask.shape[0])
+    boxes = [LabelledBox(tissue, b) for b in component_boxes(shown)]
+    return boxes, (mask.shape[1], mask.shape[0]), not shown.any()

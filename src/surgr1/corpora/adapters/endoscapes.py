@@ -2,12 +2,21 @@
 anatomy and tools. `endoscapes_cvs` reads the same tree second by second.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surgr1.corpora.files import LabelError, LayoutError, Pictures, Rejects, listing, read_json, visible
+from surgr1.corpora.files import (
+    LabelError,
+    LayoutError,
+    Pictures,
+    Rejects,
+    listing,
+    read_json,
+    read_table,
+    visible,
+)
 from surgr1.corpora.masks import checked_box
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import Box, LabelledBox, Labels
@@ -78,6 +87,8 @@ def read_tree(source: Source, rejects: Rejects, labels: str, *, boxed: bool) -> 
             _add_records(source, rejects, path, videos, boxed=boxed)
         elif path.parent.is_dir():
             rejects.add(path, "no such file beside the pictures; is the download complete?")
+    for split in _SPLITS:
+        _check_listed(top / f"{split}_vids.txt", videos, rejects)
     roles = source.roles(videos)
     tissues = vocabulary("endoscapes", "tissue").names
 
@@ -110,6 +121,24 @@ def read_tree(source: Source, rejects: Rejects, labels: str, *, boxed: bool) -> 
             )
 
     return Tree(roles, frames)
+
+
+def _check_listed(path: Path, videos: Mapping[str, object], rejects: Rejects) -> None:
+    """Report the videos of the release's own list of a split, where it is there, that have no pictures. The
+    numbers are written as numpy does, "1.000000000000000000e+00".
+    """
+    if not path.is_file():
+        return
+    for line, cells in read_table(path):
+        try:
+            video = str(int(float(cells[0])))
+        except (ValueError, OverflowError):
+            rejects.add(f"{path}:{line}", f"{cells[0][:40]!r} is no video's number")
+            continue
+        if video not in videos:
+            rejects.add(
+                f"{path}:{line}", f"video {video} has no record in a label file; is the download whole?"
+            )
 
 
 def _add_records(
@@ -146,7 +175,8 @@ def _add_records(
 def _key(record: Any, name: str) -> tuple[str, int]:
     """(video, frame) of a picture. Raises ValueError."""
     video, _, number = name.removesuffix(".jpg").partition("_")
-    if not (name.isascii() and name.endswith(".jpg") and video.isdigit() and number.isdigit()):
+    numbers = video.isdigit() and number.isdigit() and len(video) <= 9 >= len(number)
+    if not (name.isascii() and name.endswith(".jpg") and numbers):
         raise ValueError(f"file_name {name!r} is not <video>_<frame>.jpg")
     frame, ident = int(number), record.get("id")
     if frame % 25:
@@ -171,9 +201,11 @@ def _load(path: Path) -> dict[str, list[Any]]:
 def _majority(ds: object) -> tuple[bool, bool, bool]:
     """(C1, C2, C3), each the mean of three raters: the majority decides. Raises ValueError."""
     if not (
-        isinstance(ds, list) and len(ds) == 3 and all(isinstance(v, int | float) and 0 <= v <= 1 for v in ds)
+        isinstance(ds, list)
+        and len(ds) == 3
+        and all(type(v) in (int, float) and 0 <= v <= 1 and abs(3 * v - round(3 * v)) < 0.03 for v in ds)
     ):
-        raise ValueError(f"ds must be three means of raters in 0-1, found {str(ds)[:80]}")
+        raise ValueError(f"ds must be three means of raters in 0-1, so thirds, found {str(ds)[:80]}")
     return ds[0] >= 0.5, ds[1] >= 0.5, ds[2] >= 0.5
 
 
@@ -213,7 +245,7 @@ def _boxes(path: Path, rejects: Rejects) -> _Boxes:
         boxes, box = found[files[image]], row.get("bbox")
         if boxes is None:
             continue
-        if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
+        if isinstance(box, list) and len(box) == 4 and {*map(type, box)} <= {int, float}:
             boxes.append((names[category], box))
         else:
             # One box less would make the others look like all there is.

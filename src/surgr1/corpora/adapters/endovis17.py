@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgr1.corpora.adapters._endovis import PORCINE, below, not_a_tree, numbered, unlabelled
-from surgr1.corpora.files import LabelError, LayoutError, Rejects, read_json
+from surgr1.corpora.files import LabelError, LayoutError, Rejects, read_json, visible
 from surgr1.corpora.masks import class_mask, component_boxes, mask_box
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import LabelledBox, Labels
@@ -161,6 +161,9 @@ _Reader = tuple[str, Callable[[], _Read]]
 def _instances(sequence: Path, rejects: Rejects) -> dict[int, _Reader]:
     """Frame number -> reader of a training sequence."""
     folders: list[tuple[str, Path]] = []
+    for path in visible((sequence / "ground_truth").iterdir()):
+        if not path.is_dir() and not path.name.startswith("."):
+            rejects.add(path, "no folder of masks; is the download complete?")
     for folder in below(sequence / "ground_truth", _SEQUENCE, 1):
         try:
             folders.append((tool_of_folder(folder.name), folder))

@@ -20,7 +20,8 @@ from surgr1.corpora.adapters._endovis import (
     sequences,
 )
 from surgr1.corpora.adapters.endovis18 import frame_to_seconds
-from surgr1.corpora.files import LabelError, LayoutError, Rejects
+from surgr1.corpora.datasets import dataset
+from surgr1.corpora.files import LabelError, LayoutError, Rejects, visible
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import Labels
 from surgr1.corpora.sources import Source, Tree
@@ -51,6 +52,8 @@ def open_sequences(
         found = [folder / p for p in places if (folder / p).is_dir()]
         if found and not video.startswith("test/"):
             folders[video] = found[0]
+        elif video in dataset(layout).videos:
+            rejects.add(folder, f"a sequence without {' or '.join(places)}; is the download complete?")
     if not folders:
         raise not_a_tree(root, f"an {layout} tree", " or ".join(f"seq_N/{p}/frameKKK_QA.txt" for p in places))
     roles = source.roles(folders)
@@ -59,6 +62,11 @@ def open_sequences(
     def frames(video: str) -> Iterator[Frame]:
         pictures = source.folder_of_pictures(shown[video], rejects)
         found = numbered(folders[video], _FILE, rejects)
+        for path in visible(folders[video].glob("*")):
+            if path.is_file() and not _FILE.fullmatch(path.name) and not path.name.startswith("."):
+                rejects.add(path, "expected frameKKK_QA.txt")
+        if not found:
+            rejects.add(folders[video], "no frameKKK_QA.txt; is the download complete?")
         for number, name in list(found.items())[:: source.every]:
             path = folders[video] / name
             picture = f"{name.partition('_')[0]}.png"

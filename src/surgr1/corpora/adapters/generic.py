@@ -5,17 +5,19 @@ Its policy is `local_only` unless `dataset.yaml` says otherwise, and a recipe ca
 """
 
 import csv
-import json
+import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
 from surgr1.corpora.archives import inside
-from surgr1.corpora.files import LabelError, LayoutError, Rejects, listing
+from surgr1.corpora.files import LabelError, LayoutError, Rejects, listing, parse_json
 from surgr1.corpora.grid import ImageError, image_size
+from surgr1.corpora.masks import checked_box
 from surgr1.corpora.questions import Frame
 from surgr1.corpora.schema import LabelledBox, Labels, Policy, Role, strictest
 from surgr1.corpora.sources import Source, Tree
@@ -26,6 +28,8 @@ from surgr1.reasoning.answers import normalise
 DESCRIPTION = "dataset.yaml"
 _ONE_OF = ("phase", "step", "action", "motion")
 """Kinds of which a frame has one."""
+_Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
+"""Not blank, no NUL."""
 
 
 class Description(BaseModel):
@@ -50,8 +54,8 @@ class Question(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    question: _Text
+    answer: _Text
 
 
 class NamedBox(BaseModel):
@@ -59,8 +63,8 @@ class NamedBox(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    xyxy: tuple[float, float, float, float]
+    name: _Text
+    xyxy: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 
 
 class Row(BaseModel):
@@ -68,18 +72,18 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    video: str = Field(min_length=1)
-    frame: int = Field(ge=0)
-    image: str = Field(min_length=1)
-    seconds: float = Field(0.0, ge=0)
+    video: _Text
+    frame: int = Field(ge=0, lt=1 << 63)
+    image: _Text
+    seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     split: Role | None = None
-    tools: tuple[str, ...] | None = None
-    tissues: tuple[str, ...] | None = None
-    triplets: tuple[tuple[str, str, str], ...] | None = None
-    phase: str | None = None
-    step: str | None = None
-    action: str | None = None
-    motion: str | None = None
+    tools: tuple[_Text, ...] | None = None
+    tissues: tuple[_Text, ...] | None = None
+    triplets: tuple[tuple[_Text, _Text, _Text], ...] | None = None
+    phase: _Text | None = None
+    step: _Text | None = None
+    action: _Text | None = None
+    motion: _Text | None = None
     C1: bool | None = None
     C2: bool | None = None
     C3: bool | None = None
@@ -100,10 +104,11 @@ def read_description(root: Path) -> Description:
         return Description.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise LayoutError(f"{root}: no {DESCRIPTION}; found {listing(root)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LayoutError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
         raise LayoutError(f"{path}: {_first(error)}") from None
+    # ValueError: a text that is not UTF-8, a date that is none.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise LayoutError(f"{path}: cannot be read: {error}") from error
 
 
 def open_tree(source: Source, rejects: Rejects) -> Tree:
@@ -115,11 +120,14 @@ def open_tree(source: Source, rejects: Rejects) -> Tree:
     words = {kind: _words(about, kind) for kind in ("tool", "tissue", "triplet", *_ONE_OF)}
     rows: dict[str, dict[int, tuple[str, Row]]] = {}
     splits: dict[str, Role] = {}
+    shown: set[str] = set()
     for where, row in _rows(root, rejects):
         mine = rows.setdefault(row.video, {})
-        if row.frame in mine:
-            rejects.add(where, f"video {row.video} frame {row.frame} stands twice")
+        if row.frame in mine or row.image in shown:
+            what = f"video {row.video} frame {row.frame}" if row.frame in mine else f"image {row.image}"
+            rejects.add(where, f"{what} stands twice")
             continue
+        shown.add(row.image)
         mine[row.frame] = where, row
         if row.split and splits.setdefault(row.video, row.split) != row.split:
             rejects.add(where, f"video {row.video} is in {splits[row.video]} and {row.split}")
@@ -127,12 +135,20 @@ def open_tree(source: Source, rejects: Rejects) -> Tree:
         raise LabelError(f"{root}: the table of frames has no row that can be used")
 
     def frames(video: str) -> Iterator[Frame]:
+        before = 0.0
         for _, (where, row) in sorted(rows[video].items())[:: source.every]:
+            if row.seconds < before:
+                rejects.add(where, f"frame {row.frame} at {row.seconds} s, but the one before at {before} s")
+                continue
+            before = row.seconds
             try:
                 image = inside(root, row.image, where)
-                labels = _labels(row, words, about.procedure, where)
-                size = image_size(image) if source.images == "check" else (0, 0)
-            except (LabelError, ImageError) as error:
+                size = image_size(image) if checked else (0, 0)
+                labels = _labels(
+                    row, words, about.procedure, size if checked else (math.inf, math.inf), where
+                )
+            # OSError: a path that is too long to be one.
+            except (LabelError, ImageError, OSError) as error:
                 rejects.add(where, str(error).removeprefix(f"{where}: "))
                 continue
             yield Frame(
@@ -150,8 +166,11 @@ def open_tree(source: Source, rejects: Rejects) -> Tree:
                 licence=source.licence or about.licence,
                 options={kind: v.names for kind, v in words.items() if v is not None},
                 questions=tuple((q.question, q.answer) for q in row.questions),
+                # Without its size nobody knows which part of the picture a box is in.
+                asks_places=checked,
             )
 
+    checked = source.images == "check"
     # A recipe that says nothing leaves it at what the folder says.
     silent = source.policy is None and source.dataset not in HOSPITALS
     policy = about.policy if silent else strictest(about.policy, source.data_policy)
@@ -171,18 +190,46 @@ def _words(about: Description, kind: str) -> Vocabulary | None:
 def _name(text: str, kind: str, words: Mapping[str, Vocabulary | None], where: str) -> str:
     """The canonical name of a label in canonical, native or an alias's spelling."""
     known = words[kind]
-    clean = normalise(text)
     if known is None:
-        return clean
+        return normalise(text)
+    found = _find(text, known)
+    if found is None:
+        raise LabelError(f"{where}: no {kind} {text!r}; allowed: {', '.join(known.names)}")
+    return found
+
+
+def _find(text: str, known: Vocabulary) -> str | None:
     table = {normalise(a): n for a, n in known.aliases.items()}
     table |= {normalise(n): c for n, c in zip(known.native, known.names, strict=True)}
     table |= {normalise(n): n for n in known.names}
-    if clean not in table:
-        raise LabelError(f"{where}: no {kind} {text!r}; allowed: {', '.join(known.names)}")
-    return table[clean]
+    return table.get(normalise(text))
 
 
-def _labels(row: Row, words: Mapping[str, Vocabulary | None], procedure: str, where: str) -> Labels:
+def _thing(
+    text: str, words: Mapping[str, Vocabulary | None], present: Mapping[str, tuple[str, ...] | None]
+) -> str:
+    """The canonical name of what is in a box, a tool or a tissue of those `present` (None: not labelled).
+    Raises ValueError.
+    """
+    lists = {kind: known for kind in present if (known := words[kind]) is not None}
+    for kind, known in lists.items():
+        name, there = _find(text, known), present[kind]
+        if name is not None:
+            if there is not None and name not in there:
+                raise ValueError(f"not among the {kind}s of its frame: {', '.join(there) or 'none'}")
+            return name
+    if len(lists) == len(present):
+        raise ValueError(f"allowed: {', '.join(n for v in lists.values() for n in v.names)}")
+    return normalise(text)
+
+
+def _labels(
+    row: Row,
+    words: Mapping[str, Vocabulary | None],
+    procedure: str,
+    size: tuple[float, float],
+    where: str,
+) -> Labels:
     def each(kind: str, names: Sequence[str] | None) -> tuple[str, ...] | None:
         return None if names is None else tuple(dict.fromkeys(_name(n, kind, words, where) for n in names))
 
@@ -199,9 +246,14 @@ def _labels(row: Row, words: Mapping[str, Vocabulary | None], procedure: str, wh
     asked = any(c is not None for c in criteria)
     if asked and len(load_procedure(procedure).criteria) != 3:
         raise LabelError(f"{where}: {procedure} has no critical view of safety, but C1, C2 or C3 is given")
+    asked_of = [q.question for q in row.questions]
+    twice = next((q for q in asked_of if asked_of.count(q) > 1), None)
+    if twice is not None:
+        raise LabelError(f"{where}: the question {twice!r} stands twice")
+    present = {"tool": each("tool", row.tools), "tissue": each("tissue", row.tissues)}
     return Labels(
-        tools=each("tool", row.tools),
-        tissues=each("tissue", row.tissues),
+        tools=present["tool"],
+        tissues=present["tissue"],
         triplets=triplets,
         verbs=None if triplets is None else tuple(dict.fromkeys(v for _, v, _ in triplets)),
         targets=None if triplets is None else tuple(dict.fromkeys(t for _, _, t in triplets)),
@@ -210,25 +262,36 @@ def _labels(row: Row, words: Mapping[str, Vocabulary | None], procedure: str, wh
             for kind in _ONE_OF
             if (text := getattr(row, kind)) is not None
         },
-        boxes=None if row.boxes is None else tuple(_box(b, where) for b in row.boxes),
+        boxes=None if row.boxes is None else _boxes(row.boxes, words, present, size, where),
         cvs=criteria if asked else None,
     )
 
 
-def _box(box: NamedBox, where: str) -> LabelledBox:
-    x1, y1, x2, y2 = box.xyxy
-    if not (0 <= x1 < x2 and 0 <= y1 < y2):
-        raise LabelError(
-            f"{where}: box of {box.name}: expected 0 <= x1 < x2 and 0 <= y1 < y2, found {box.xyxy}"
-        )
-    return LabelledBox(normalise(box.name), box.xyxy)
+def _boxes(
+    boxes: Sequence[NamedBox],
+    words: Mapping[str, Vocabulary | None],
+    present: Mapping[str, tuple[str, ...] | None],
+    size: tuple[float, float],
+    where: str,
+) -> tuple[LabelledBox, ...]:
+    found: dict[LabelledBox, None] = {}
+    for box in boxes:
+        try:
+            named = LabelledBox(_thing(box.name, words, present), checked_box(box.xyxy, *size))
+        except ValueError as error:
+            raise LabelError(f"{where}: box of {box.name}: {error}") from error
+        if named in found:
+            raise LabelError(f"{where}: box of {box.name}: {box.xyxy} stands twice")
+        found[named] = None
+    return tuple(found)
 
 
 def _first(error: ValidationError) -> str:
     """The first problem of a validation, with its key and what stood there."""
     problem = error.errors()[0]
     key = ".".join(str(p) for p in problem["loc"]) or "row"
-    return f"{key}: {problem['msg']}, found {problem['input']!r:.80}"
+    # Shortened while it is written: a few aliases of YAML make a value of any length.
+    return f"{key:.80}: {problem['msg']}, found {reprlib.repr(problem['input'])}"
 
 
 def _rows(root: Path, rejects: Rejects) -> Iterator[tuple[str, Row]]:
@@ -258,7 +321,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, parse_json(line)
             except ValueError as error:
                 raise LabelError(f"{path}:{number}: not JSON: {error}") from error
 

@@ -63,11 +63,17 @@ def open_tree(source: Source, rejects: Rejects) -> Tree:
     """
     root = source.root
     paths = {c: root / "labels" / c / "labels_by70" for c in _CENTRES}
-    centres = [c for c in _CENTRES if paths[c].is_dir()]
+    centres = [c for c in _CENTRES if any(paths[c].glob("*.json"))]
     if not centres:
         raise LayoutError(
             f"{root}: not a MultiBypass140 tree: no labels/bern|strasbourg/labels_by70; found {listing(root)}"
         )
+    for centre in _CENTRES.keys() - set(centres):
+        traces = (source.picture_root / _CENTRES[centre][0] / "frames", root / "labels" / centre)
+        for path in (p for p in traces if p.exists()):
+            rejects.add(
+                path, f"{centre} without {paths[centre].relative_to(root)}; is the download complete?"
+            )
     centre_of: dict[str, str] = {}
     for centre in centres:
         for path in visible(paths[centre].glob("*.json")):

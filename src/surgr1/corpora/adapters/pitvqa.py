@@ -82,6 +82,8 @@ def open_tree(source: Source, rejects: Rejects) -> Tree:
                 folders[folder.name] = folder
             else:
                 rejects.add(folder, "not a video of PitVQA (video_01 ... video_25)")
+        elif _VIDEO.fullmatch(folder.name):
+            rejects.add(folder, "expected a folder of texts; is the download complete?")
     roles = source.roles(folders)
     if source.images == "check" and roles:
         _check_pictures(source.picture_root / pictures, roles, folders, rejects)
@@ -145,6 +147,8 @@ def _texts(folder: Path, rejects: Rejects) -> list[Path]:
             texts.append(path)
         else:
             rejects.add(path, "not named after a frame (00000.txt)")
+    if not texts:
+        rejects.add(folder, "no text of a frame; is the download complete?")
     return texts
 
 
@@ -180,7 +184,7 @@ def _read(data: bytes) -> _Said:
         if not line.strip():
             continue
         parts = [p.strip() for p in line.split("|")]
-        if len(parts) != 2 or not parts[0]:
+        if len(parts) != 2 or not (parts[0] and parts[0].isascii() and parts[0].isprintable()):
             problems.append((number, f"expected `question|answer`, found {line[:80]!r}"))
         elif (parts[0], parts[1]) in lines:
             problems.append((number, f"repeats line {lines[parts[0], parts[1]]}"))

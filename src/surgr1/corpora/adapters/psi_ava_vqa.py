@@ -143,7 +143,7 @@ def _read_questions(files: list[tuple[str, str, Path]], rejects: Rejects) -> dic
             try:
                 name, _, rest = line.partition("|")
                 question, bar, answer = rest.rpartition("|")
-                if not bar or not question.strip() or not answer.strip():
+                if not bar or not question.strip() or not answer.strip() or not line.isprintable():
                     raise ValueError(f"expected CASE/frame.jpg|question|answer, found {line[:60]!r}")
                 place = bogota.parse_name(name)
                 if official.get(place[0], "") in ("train", "validation") and (part == "Train") != (

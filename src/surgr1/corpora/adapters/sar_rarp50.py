@@ -12,6 +12,7 @@ where they are: the instruments as tools, the other things beside tissues.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,8 @@ _ACTION_STEP, _MASK_STEP = 6, 60
 """Frames of the 60-fps video between two action rows, two masks."""
 _DEEPEST = 5
 """Folders above a video, at most."""
+_VIDEO = re.compile(r"video_\d+(?:_\d+)?")
+_ROW = re.compile(r"(\d{1,9}),(\d{1,9})", re.ASCII)
 _LEAST = 50
 """Pixels. Smaller regions are stray marks."""
 _CLASSES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
@@ -108,15 +111,15 @@ def _video_folders(root: Path, rejects: Rejects) -> dict[str, Path]:
     """Video name -> its folder. Raises LayoutError, LabelError."""
     found: dict[str, Path] = {}
     packed: list[Path] = []
+    bare: dict[str, Path] = {}
     for here, folders, files in os.walk(root):
         folder = Path(here)
         deep = len(folder.relative_to(root).parts) >= _DEEPEST
         folders[:] = [] if deep else sorted(f for f in folders if f != "__MACOSX")
         packed += [folder / f for f in sorted(files) if f.startswith("video_") and f.endswith(".zip")]
         if "action_discrete.txt" not in files:
-            if "video_left.avi" in files:
-                rejects.add(folder, "video_left.avi without action_discrete.txt")
-                folders.clear()
+            if "video_left.avi" in files or _VIDEO.fullmatch(folder.name):
+                bare[folder.name] = folder
             continue
         if folder.name in found:
             raise LabelError(f"{folder}: {folder.name} is also {found[folder.name]}; remove one")
@@ -130,6 +133,9 @@ def _video_folders(root: Path, rejects: Rejects) -> dict[str, Path]:
         raise LayoutError(
             f"{root}: not a SAR-RARP50 tree: no action_discrete.txt below it; found {listing(root)}{hint}"
         )
+    for name in sorted(bare.keys() - found.keys()):
+        what = "video_left.avi" if (bare[name] / "video_left.avi").is_file() else "a video"
+        rejects.add(bare[name], f"{what} without action_discrete.txt; is the download complete?")
     return dict(sorted(found.items()))
 
 
@@ -187,11 +193,10 @@ def _actions(path: Path, rejects: Rejects) -> list[tuple[int, str]]:
 
 def _row(line: str, before: int) -> tuple[int, int]:
     """(frame, class 0-8) of one line; `before` is the frame of the line before it. Raises ValueError."""
-    try:
-        first, second = line.split(",")
-        frame, action = int(first), int(second)
-    except ValueError:
-        raise ValueError(f"expected `frame,class`, found {line[:60]!r}") from None
+    match = _ROW.fullmatch(line)
+    if match is None:
+        raise ValueError(f"expected `frame,class`, found {line[:60]!r}")
+    frame, action = int(match[1]), int(match[2])
     if not 0 <= action <= 8:
         raise ValueError(f"class {action} is not in 0-7")
     if frame < 0 or frame % _ACTION_STEP:

@@ -68,6 +68,7 @@ def write_video(
             {
                 "category_id": tools.ids[i.tool],
                 "iscrowd": 0,
+                "area": (box[2] - box[0]) * (box[3] - box[1]),
                 "bbox": xywh(box),
                 "actions": [verbs.ids[i.verb]],
             }

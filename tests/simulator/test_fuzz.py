@@ -33,7 +33,7 @@ from surgr1.simulator.verify import write_trial
 from surgr1.simulator.writers import layouts, writer
 from surgr1.simulator.writers.common import Trial
 
-MUTATIONS = 25
+MUTATIONS = 10
 """Per layout."""
 Change = Callable[[Random, bytes], bytes]
 

@@ -2,6 +2,8 @@
 recorded evidence, which the table in docs/datasets.md is made from, is what this run finds.
 """
 
+from pathlib import Path
+
 import pytest
 
 from surgr1.corpora.datasets import dataset, dataset_names
@@ -52,8 +54,10 @@ def test_a_difference_is_seen(tmp_path) -> None:
     assert f"{first[0]} frame {first[1]}: not read" in found
 
 
-def test_the_table_has_a_row_for_every_dataset() -> None:
+def test_the_document_holds_the_table_that_the_command_prints() -> None:
     rows = source_rows(recorded())
+    document = Path(__file__).parents[2] / "docs" / "datasets.md"
+    assert to_markdown(rows) in document.read_text(encoding="utf-8")
     assert [r["dataset"] for r in rows if r["task_type"] == "tool localisation"] and len(rows) == len(
         dataset_names()
     )

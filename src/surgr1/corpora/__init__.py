@@ -1,7 +1,10 @@
-"""Native dataset trees to samples: one module per public dataset and `generic` for a hospital's own, official
-splits, the canonical-video registry with its leakage guard, question wording, the image grid and the build.
-Imports without torch.
+"""Native dataset trees to samples, kept apart from evaluation. Imports without torch.
 
-An adapter keys everything by name and (video, frame), reads image sizes from images, has one explicit
-`frame_to_seconds` and fails loudly with file, line, what was found and what was expected.
+- `datasets` (facts, splits and families as data), `adapters` (one module per dataset and `generic` for a
+  hospital's own), `sources` (a folder and how it is read), `files`, `masks`, `archives` (what a download holds,
+  read with suspicion), `doctor` (what lies under a folder).
+- `questions` (a labelled frame and what its labels answer), `schema` (the Sample contract), `columns`,
+  `fingerprint`, `card` and `build` (the corpus), `select` (samples for a stage), `grid` (the image grid).
+- `registry` (which videos are one operation, what leaks) and `near_duplicates` (what no list names).
+- `video` and `frame_plans` (videos to the frames that the labels count).
 """

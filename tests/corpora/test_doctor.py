@@ -1,5 +1,6 @@
 """What the doctor says of whole, partial, broken and unknown folders."""
 
+import json
 import shutil
 
 import pytest
@@ -59,6 +60,14 @@ def test_one_broken_video_does_not_hide_the_others(downloads) -> None:
     assert finding.state == "broken" and finding.videos == 2
     text = "\n".join(finding.problems)
     assert "video01-phase.txt" in text and "video02_000003.png: a labelled frame has no picture" in text
+
+
+def test_a_video_without_a_labelled_frame_is_a_problem(downloads) -> None:
+    path = downloads / "camma" / "CholecT50" / "labels" / "VID01.json"
+    body = json.loads(path.read_text())
+    path.write_text(json.dumps(body | {"annotations": {}, "num_frames": 0}))
+    finding = by_layout(downloads)["cholect50"]
+    assert finding.state == "broken" and any("VID01: no labelled frame" in p for p in finding.problems)
 
 
 def test_folders_that_hold_nothing_known_are_named_with_the_nearest_layout(downloads) -> None:

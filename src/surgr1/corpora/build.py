@@ -226,6 +226,7 @@ def _write_part(part: _Part) -> None:
     try:
         with pq.ParquetWriter(temporary, SAMPLE_SCHEMA, compression="zstd") as writer:
             for video in part.videos:
+                before = columns.frames.total()
                 for frame in tree.frames(video):
                     for what in columns.add(frame):
                         rejects.add(
@@ -233,6 +234,8 @@ def _write_part(part: _Part) -> None:
                         )
                     if len(columns) >= _FRAMES_PER_GROUP:
                         writer.write_table(columns.table())
+                if columns.frames.total() == before:
+                    rejects.add(f"{part.source.dataset}: {video}", "no labelled frame")
             if len(columns):
                 writer.write_table(columns.table())
         notes = {

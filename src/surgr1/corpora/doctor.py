@@ -221,14 +221,17 @@ def examine(
         tree = Tree({}, lambda _: iter(()))
         problems.append(str(error))
     for video in tree.videos:
-        before = -1.0
+        before, mine = -1.0, 0
         try:
             for frame in tree.frames(video):
-                frames += 1
+                mine += 1
                 if frame.seconds < before:
                     problems.append(f"{video} frame {frame.frame}: at {frame.seconds} s, after {before} s")
                 before = frame.seconds
             read.append(video)
+            frames += mine
+            if not mine:
+                problems.append(f"{video}: no labelled frame")
         except SurgR1Error as error:
             problems.append(str(error))
     problems += [f"{r.where}: {r.reason}" for r in rejects.rows]
@@ -261,7 +264,11 @@ def _covered(videos: tuple[str, ...], wanted: tuple[str, ...]) -> set[str]:
 def _licence(folder: Path, layout: str, facts: Dataset | None) -> str:
     if facts is not None:
         return f"{facts.licence} ({facts.policy})"
-    about = read_description(folder)
+    try:
+        about = read_description(folder)
+    except LayoutError:
+        # Among the problems already.
+        return "not stated"
     return f"{about.licence} ({about.policy})"
 
 

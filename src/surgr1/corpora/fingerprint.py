@@ -44,9 +44,11 @@ def _listing(root: Path, folder: Path) -> Iterator[str]:
 
 
 def _inside(root: Path, link: Path) -> None:
-    if not link.resolve().is_relative_to(root.resolve()):
+    # Not Path.resolve, which fails on a link that leads to itself.
+    target = Path(os.path.realpath(link))
+    if not target.is_relative_to(os.path.realpath(root)):
         raise LayoutError(
-            f"{link}: a symbolic link out of {root}, to {link.resolve()}; put the files themselves there, or"
+            f"{link}: a symbolic link out of {root}, to {target}; put the files themselves there, or"
             " give the folder they lie in"
         )
 

@@ -429,10 +429,13 @@ def test_two_videos_for_one_folder_are_refused(tmp_path):
 
 
 _SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from surgr1.corpora.video import EveryFrame, Job, extract_all
 if __name__ == "__main__":
+    # A shell that starts the tests in the background makes SIGINT ignored in all their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     root = Path(sys.argv[1])
     name, size = "{frame:04d}.png", (640, 480)
     jobs = [Job(root / "v.mp4", root / f"out{k}", EveryFrame(1), name, size) for k in range(9)]

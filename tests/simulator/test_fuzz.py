@@ -33,7 +33,7 @@ from surgr1.simulator.verify import write_trial
 from surgr1.simulator.writers import layouts, writer
 from surgr1.simulator.writers.common import Trial
 
-MUTATIONS = 10
+MUTATIONS = 6
 """Per layout."""
 Change = Callable[[Random, bytes], bytes]
 

@@ -91,6 +91,15 @@ def test_grasp_contains_psi_ava_and_endovis_comes_back_in_its_vqa_sets() -> None
     assert ("endovis17", "endovis17-vqla") in cells
 
 
+def test_datasets_that_are_not_read_here_are_known_by_their_operations() -> None:
+    """datasets-a.md 10.1: SSG-VQA's training videos among CholecT50's test videos, CholecSeg8k's 17."""
+    cells = {(r.train, r.evaluation): numbers(r.videos) for r in leak_matrix(official_members())}
+    tested = {6, 10, 14, 32, 42, 51, 73, 74, 80, 111}
+    assert cells["ssg-vqa", "cholect50"] & tested == {6, 10, 14, 32, 42, 51, 73, 80}
+    assert sum(m.dataset == "cholecseg8k" for m in official_members()) == 17
+    assert canonical_video("m2cai16-tool", "67") == canonical_video("endoscapes", "1")
+
+
 def test_halves_of_one_operation_are_one() -> None:
     assert canonical_video("sar-rarp50", "video_11_1") == canonical_video("sar-rarp50", "video_11_2")
     assert canonical_video("sar-rarp50", "video_11") != canonical_video("sar-rarp50", "video_01")

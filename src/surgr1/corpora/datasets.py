@@ -54,6 +54,15 @@ class Split(_Section):
                 found.append(str(part))
         return tuple(found)
 
+    def roles(self) -> dict[str, Role]:
+        """Video as listed -> role."""
+        by_role: tuple[tuple[Role, tuple[str, ...]], ...] = (
+            ("train", self.train),
+            ("validation", self.validation),
+            ("test", self.test),
+        )
+        return {video: role for role, videos in by_role for video in videos}
+
 
 class Dataset(_Section):
     """One dataset as the paper lists it.
@@ -103,17 +112,10 @@ class Dataset(_Section):
         name = self.default_split if split == "default" else split
         if name not in self.splits:
             raise LayoutError(f"{self.title} has no split {split!r}; it has: {', '.join(self.splits)}")
-        named: dict[str, Role] = {}
-        chosen = self.splits[name]
-        by_role: tuple[tuple[Role, tuple[str, ...]], ...] = (
-            ("train", chosen.train),
-            ("validation", chosen.validation),
-            ("test", chosen.test),
-        )
-        for role, videos in by_role:
-            for video in videos:
-                named[self.video.format(int(video)) if video.isdigit() else video] = role
-        return named
+        return {
+            self.video.format(int(video)) if video.isdigit() else video: role
+            for video, role in self.splits[name].roles().items()
+        }
 
     @property
     def videos(self) -> tuple[str, ...]:
@@ -134,6 +136,13 @@ def dataset(layout: str) -> Dataset:
 def dataset_names() -> tuple[str, ...]:
     """Every layout with an adapter, sorted."""
     return tuple(sorted(p.stem for p in _folder().glob("*.yaml")))
+
+
+@lru_cache
+def elsewhere() -> Mapping[str, Split]:
+    """Cholecystectomy datasets that no adapter reads, with the Cholec80 numbers of their videos."""
+    raw = yaml.safe_load((_folder().parent / "elsewhere.yaml").read_text(encoding="utf-8"))
+    return {name: Split.model_validate(body) for name, body in raw.items()}
 
 
 def _folder() -> Path:

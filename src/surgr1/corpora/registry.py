@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from surgr1.corpora.datasets import dataset as known
-from surgr1.corpora.datasets import dataset_names
+from surgr1.corpora.datasets import dataset_names, elsewhere
 from surgr1.corpora.schema import Role
 from surgr1.ontology.errors import SurgR1Error
 
@@ -66,6 +66,8 @@ def canonical_video(dataset: str, video: str) -> str:
     """
     world = "sim:" if dataset.startswith("sim-") else ""
     base = dataset.removeprefix("sim-")
+    if base in elsewhere():
+        return f"cholec/{video}"
     if base not in dataset_names():
         return f"{world}{base}/{video}"
     facts = known(base)
@@ -177,11 +179,8 @@ def cost(members: Iterable[Member], evaluation: Collection[str] = ()) -> Cost:
 
 def official_members() -> list[Member]:
     """Every video that the datasets' default splits name (those whose splits are in the user's own files,
-    such as MultiBypass140, have none).
+    such as MultiBypass140, have none), and those of datasets that no adapter reads.
     """
-    return [
-        Member(layout, video, role)
-        for layout in dataset_names()
-        if known(layout).splits
-        for video, role in known(layout).roles("default").items()
-    ]
+    splits = {layout: known(layout).roles("default") for layout in dataset_names() if known(layout).splits}
+    splits |= {name: split.roles() for name, split in elsewhere().items()}
+    return [Member(name, video, role) for name, roles in splits.items() for video, role in roles.items()]

@@ -1,7 +1,7 @@
 """The Sample contract (design.md section 4): one question about one frame, and its pyarrow schema."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -176,18 +176,8 @@ def from_row(row: dict[str, Any]) -> Sample:
     return Sample(labels=Labels(**raw), **row)
 
 
-def write_samples(path: Path, samples: Iterable[Sample]) -> int:
-    """Write samples to one Parquet file atomically; returns the number of rows."""
-    table = pa.Table.from_pylist([to_row(s) for s in samples], schema=SAMPLE_SCHEMA)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    pq.write_table(table, part, compression="zstd")
-    part.replace(path)
-    return table.num_rows
-
-
 def read_samples(path: Path) -> Iterator[Sample]:
-    """Samples of a Parquet file written by `write_samples`, in order."""
+    """Samples of one Parquet file of a corpus (`build`), in order."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches():
             for row in batch.to_pylist():

@@ -76,6 +76,21 @@ def test_samples_go_through_parquet_and_the_teachers_sentences(tmp_path) -> None
     assert len(aspects(partial)["critical view"]) == 2
 
 
+def test_a_mended_table_is_read_anew(tmp_path) -> None:
+    root = tree(tmp_path / "renji")
+    source = Source(dataset="renji", root=root, format="generic", role="external")
+    build([source], tmp_path / "data")
+    table = root / "frames.jsonl"
+    table.write_text(table.read_text().replace('"preparation"', '"gallbladder dissection"'))
+    build([source], tmp_path / "data")
+    assert {
+        s.answer for s in corpus_samples(tmp_path / "data", "renji") if s.task is Task.PHASE_RECOGNITION
+    } == {
+        "gallbladder dissection",
+        "calot triangle dissection",
+    }
+
+
 def test_a_folder_is_recognised(tmp_path) -> None:
     root = tree(tmp_path / "renji")
     assert layouts_of(root) == ("generic",)

@@ -71,6 +71,8 @@ def build(
     """
     sources, isolation = list(sources), isolation or Isolation()
     out.mkdir(parents=True, exist_ok=True)
+    # What an earlier build in this process has opened may have changed since.
+    _opened.clear()
     trees: dict[str, Tree] = {}
     opening: dict[str, Rejects] = {}
     for source in sources:

@@ -41,3 +41,11 @@ def test_a_training_picture_among_the_test_pictures_is_found(tree, tmp_path, mon
 def test_a_folder_without_a_corpus_is_an_error(tmp_path) -> None:
     with pytest.raises(BuildError, match="no built corpus"):
         corpus_duplicates(tmp_path, distance=4)
+
+
+def test_several_processes_find_what_one_finds(tree, tmp_path, monkeypatch) -> None:
+    build([Source(dataset=TREE.dataset, root=tree, policy="public")], tmp_path / "out")
+    alone = corpus_duplicates(tmp_path / "out", every=1, distance=12, workers=1)
+    shutil.rmtree(tmp_path / "out" / "hashes")
+    monkeypatch.setattr(duplicates, "_CHUNK", 8)
+    assert corpus_duplicates(tmp_path / "out", every=1, distance=12, workers=2) == alone

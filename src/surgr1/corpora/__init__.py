@@ -6,5 +6,6 @@
 - `questions` (a labelled frame and what its labels answer), `schema` (the Sample contract), `columns`,
   `fingerprint`, `card` and `build` (the corpus), `select` (samples for a stage), `grid` (the image grid).
 - `registry` (which videos are one operation, what leaks) and `near_duplicates` (what no list names).
-- `video` and `frame_plans` (videos to the frames that the labels count).
+- `video` and `frame_plans` (videos to the frames that the labels count); `processes` (workers that Ctrl-C
+  does not reach).
 """

@@ -13,12 +13,10 @@ build continues with the parts it has.
 import json
 import multiprocessing
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from surgr1.corpora.card import dataset_card
 from surgr1.corpora.columns import COUNTED, Columns
 from surgr1.corpora.files import LabelError, Rejects
 from surgr1.corpora.fingerprint import fingerprint
+from surgr1.corpora.processes import interrupts_blocked
 from surgr1.corpora.registry import Isolation, Member, held_out
 from surgr1.corpora.schema import SAMPLE_SCHEMA, Sample, read_samples
 from surgr1.corpora.sources import Source, Tree, open_source
@@ -173,7 +172,7 @@ def _each_done(parts: list[_Part], workers: int) -> Iterator[_Part]:
     pool = ProcessPoolExecutor(min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"))
     waiting: dict[Future[None], _Part] = {}
     try:
-        with _interrupts_blocked():
+        with interrupts_blocked():
             for part in todo:
                 waiting[pool.submit(_write_part, part)] = part
         while waiting:
@@ -187,16 +186,6 @@ def _each_done(parts: list[_Part], workers: int) -> Iterator[_Part]:
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes started here never see Ctrl-C; it reaches this one, which ends them in order."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _opened: dict[str, tuple[Tree, Rejects]] = {}

@@ -10,7 +10,6 @@ import math
 import multiprocessing
 import os
 import re
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from surgr1.corpora.processes import interrupts_blocked
 from surgr1.ontology.errors import Stopped, SurgR1Error
 
 STAMP = ".frames.json"
@@ -475,16 +475,6 @@ def _work(job: Job, threads: int) -> Extracted:
     return extract(job, threads=threads, stop=_stopping.is_set)
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes started here never see Ctrl-C (they inherit the mask); it reaches this one afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def extract_all(jobs: Sequence[Job], workers: int = 2, progress: Progress | None = None) -> list[Extracted]:
     """`extract` for many videos, one per process; results in the order of `jobs`.
 
@@ -513,7 +503,7 @@ def extract_all(jobs: Sequence[Job], workers: int = 2, progress: Progress | None
         )
         threads = max(1, (os.cpu_count() or 1) // workers)
         try:
-            with _interrupts_blocked():
+            with interrupts_blocked():
                 futures = {pool.submit(_work, jobs[i], threads): i for i in todo}
             for done, future in enumerate(as_completed(futures), start=len(results) + 1):
                 try:

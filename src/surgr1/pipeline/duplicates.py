@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from surgr1.corpora.build import BuildError, corpus_parts, statistics_of
 from surgr1.corpora.near_duplicates import NearDuplicates, near_duplicates, phash
+from surgr1.corpora.processes import interrupts_blocked
 from surgr1.ontology.errors import SurgR1Error
 
 _CHUNK = 64
@@ -57,12 +58,13 @@ def _hashes(corpus: Path, name: str, every: int, workers: int) -> list[dict[str,
     root = Path(body["pictures"])
     rows = list(_frames(corpus, name, every))
     pictures = [root / r["image"] for r in rows]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        hashes = (
-            list(pool.map(_hash, pictures, chunksize=_CHUNK))
-            if len(rows) > _CHUNK
-            else list(map(_hash, pictures))
-        )
+    if len(rows) > _CHUNK:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            with interrupts_blocked():
+                coming = pool.map(_hash, pictures, chunksize=_CHUNK)
+            hashes = list(coming)
+    else:
+        hashes = [_hash(path) for path in pictures]
     for row, (value, problem) in zip(rows, hashes, strict=True):
         if problem:
             raise BuildError(problem)

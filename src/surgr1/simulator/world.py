@@ -4,12 +4,10 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from surgr1.corpora.datasets import dataset
+from surgr1.corpora.processes import interrupts_blocked
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.ontology.vocabularies import layout_of
 from surgr1.simulator.centres import CENTRES
@@ -185,18 +184,6 @@ def _write_one(root: Path, state: Path, tree: Tree, number: int, plan_seed: int)
     return int(found["frames"])
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes started here never see Ctrl-C (they inherit the mask); it reaches this one afterwards. A
-    worker that dies with a lock of the queue in its hands could leave the pool waiting for ever.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def simulate(
     out: Path, plan: SimPlan, *, workers: int = 2, progress: Callable[[int, int], None] | None = None
 ) -> SimReport:
@@ -219,7 +206,7 @@ def simulate(
         # Spawned, not forked: the parent may hold torch's threads.
         pool = ProcessPoolExecutor(min(workers, len(todo)), mp_context=multiprocessing.get_context("spawn"))
         try:
-            with _interrupts_blocked():
+            with interrupts_blocked():
                 futures = [pool.submit(_write_one, out / t.dataset, s, t, n, plan.seed) for t, n, s in todo]
             for done, future in enumerate(as_completed(futures), start=len(jobs) - len(todo) + 1):
                 rendered += future.result()

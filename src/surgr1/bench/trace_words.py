@@ -231,7 +231,7 @@ def lexicon(dataset: str, procedure: str, kind: LexiconKind) -> Lexicon:
     if known:
         entities = {"tool": known.tools, "target": known.tissues}.get(kind, ())
         entries += [(s, e.name) for e in entities for s in (e.name, *e.aliases)]
-        entries += [(v, v) for v in known.verbs if kind == "verb"]
+        entries += [(v.name, v.name) for v in known.verbs if kind == "verb"]
         activities = {"phase": known.phases, "step": known.steps, "action": known.actions}.get(kind, ())
         entries += [(a.name, a.name) for a in activities]
     if has_vocabulary(dataset, kind):

@@ -2,6 +2,7 @@
 their allowed successors, CVS criteria.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -31,13 +32,26 @@ class Entity(_Part):
     texture: str
 
 
+class Verb(_Part):
+    """What a tool does to a tissue. `apart`: name of a neighbour (verb, phase, step or action) -> what tells
+    the two apart in one frame.
+    """
+
+    name: str
+    definition: str = ""
+    apart: Mapping[str, str] = {}
+
+
 class Activity(_Part):
-    """A phase or an action: what it means, how one frame of it looks (`cues`), what may follow (`next`)."""
+    """A phase, step or action: what it means, how one frame of it looks (`cues`), what may follow (`next`).
+    `apart` as in `Verb`.
+    """
 
     name: str
     definition: str
     cues: tuple[str, ...]
     next: tuple[str, ...]
+    apart: Mapping[str, str] = {}
 
 
 class Criterion(_Part):
@@ -49,15 +63,21 @@ class Criterion(_Part):
     questions: tuple[str, ...]
     met: tuple[str, ...]
     unmet: tuple[str, ...]
+    cleared: tuple[str, ...] = ()
+    """What has to be seen before the criterion counts as met."""
+    imitations: tuple[str, ...] = ()
+    """What looks like it and does not count."""
 
 
 class Procedure(_Part):
     """Everything we know about one kind of operation."""
 
     name: str
+    sources: tuple[str, ...] = ()
+    """Where the facts come from, in full; what is not sourced is ours and said to be."""
     tools: tuple[Entity, ...]
     tissues: tuple[Entity, ...]
-    verbs: tuple[str, ...]
+    verbs: tuple[Verb, ...]
     phases: tuple[Activity, ...]
     steps: tuple[Activity, ...]
     actions: tuple[Activity, ...]
@@ -82,7 +102,19 @@ class Procedure(_Part):
                     )
                 if not activity.cues:
                     raise ValueError(f"{kind}: {activity.name!r} has no cues")
+        self._neighbours()
         return self
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def _neighbours(self) -> None:
+        """Raise where `apart` names what this procedure does not have, or a thing itself."""
+        names = {a.name for a in (*self.phases, *self.steps, *self.actions, *self.verbs)}
+        for part in (*self.verbs, *self.phases, *self.steps, *self.actions):
+            unknown = sorted(set(part.apart) - names)
+            if unknown:
+                raise ValueError(f"{part.name!r} is told apart from unknown {', '.join(unknown)}")
 
     def entity(self, name: str) -> Entity | None:
         """The tool or tissue of that name, None if this procedure does not describe it."""

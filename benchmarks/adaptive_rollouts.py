@@ -16,6 +16,7 @@ from rich.console import Console
 from surgr1.engines.types import Sampling
 from surgr1.pipeline.recipe import load_recipe
 from surgr1.pipeline.stages import SALTS, Run
+from surgr1.synthesis.store import TraceStore
 from surgr1.training.refine import judge, rollout_requests
 
 
@@ -45,15 +46,14 @@ def main() -> None:
     ):
         for request, answers in engine.generate(rollout_requests(samples, images), sampling):
             i = request.request_id
-            verdicts = [judge(by_id[i], answer, images[i]) for answer in answers]
-            fixed[i] = sum(a.tokens_out for a in answers), [(v.right, v.sound) for v in verdicts]
+            verdicts = [judge(by_id[i], a, images[i]) for a in answers]
+            fixed[i] = sum(a.tokens_out for a in answers), [(v.right, v.accepted) for v in verdicts]
             advance(len(fixed), len(samples))
 
     first = folder / "refine" / "iteration-1"
-    rows: dict[str, list[tuple[bool, bool]]] = {s.sample_id: [] for s in samples}
-    for line in (first / "rollouts.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        rows[row["sample_id"]].append((row["right"], row["sound"]))
+    with TraceStore(first) as store:
+        stored = store.of([s.sample_id for s in samples], "self")
+    rows = {i: [(d.right, d.accepted) for d in found] for i, found in stored.items()}
     report = json.loads((first / "report.json").read_text(encoding="utf-8"))
 
     def fate(verdicts: list[tuple[bool, bool]]) -> str | int:

@@ -15,7 +15,7 @@ import pytest
 from mock_server import MockServer, completion, cut, flood, hang, refuses, reply, says, trickle
 from PIL import Image
 
-from surgr1.engines import openai_engine
+from surgr1.engines import openai_engine, wire
 from surgr1.engines.guard import PictureError
 from surgr1.engines.ledger import Ledger, LedgerEngine
 from surgr1.engines.openai_engine import EndpointError, OpenAIEngine
@@ -412,10 +412,8 @@ def test_a_server_that_repeats_the_key_does_not_bring_it_into_messages() -> None
 def test_no_more_bodies_are_built_than_are_under_way(monkeypatch) -> None:
     """Of many requests with pictures only those that are being sent are in memory."""
     built = []
-    real = openai_engine.chat_messages
-    monkeypatch.setattr(
-        openai_engine, "chat_messages", lambda *a, **k: (built.append(k["prompt"]), real(*a, **k))[1]
-    )
+    real = wire.chat_messages
+    monkeypatch.setattr(wire, "chat_messages", lambda *a, **k: (built.append(k["prompt"]), real(*a, **k))[1])
     script = {f"q{k}": [GOOD if k < 6 else hang] for k in range(500)}
     with MockServer(script) as server:
         answers = engine_at(server, concurrency=4).generate(asking(*script), Sampling())

@@ -223,7 +223,8 @@ class Frame:
             wordings = _WORDINGS[task]
             pick = self._draw(f"{task}|{focus}") % len(wordings)
             question = wordings[pick].format(focus=focus, procedure=self.procedure)
-        options = _FIXED_OPTIONS.get(task) or self._vocabulary(VOCABULARY_KIND.get(task, ""))
+        kind = VOCABULARY_KIND.get(task, "")
+        options = (self.options or {}).get(kind) or answer_options(self.source.dataset, task)
         share = self.source.options_share
         offered = (
             share > 0
@@ -231,6 +232,11 @@ class Frame:
             and self._draw(f"{task}|{focus}", "options|") / 256 < share
         )
         return Question(task, question, options, "options" if offered else "open", focus, answer)
+
+
+def answer_options(dataset: str, task: Task) -> tuple[str, ...]:
+    """The closed vocabulary of a dataset's answers to a task, () where answers are open."""
+    return _FIXED_OPTIONS.get(task) or _names(dataset, VOCABULARY_KIND.get(task, ""))
 
 
 @lru_cache(maxsize=1024)

@@ -15,10 +15,10 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
@@ -26,6 +26,8 @@ from surgr1.ontology.errors import SurgR1Error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+T = TypeVar("T")
 
 _MAY_LEAVE = ("public", "licence_restricted")
 """Policies of data that may go anywhere. Every other one stays near: `local_only`, and a misspelt one."""
@@ -111,14 +113,31 @@ def chat_messages(
     PolicyError before a byte is read, PictureError.
     """
     check_policy(policy, base_url)
-    content: list[dict[str, Any]] = []
-    for picture in pictures:
-        kind, data = _encoded(picture)
-        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        content.append({"type": "image_url", "image_url": {"url": url}})
+    content: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": _data_url(picture)}} for picture in pictures
+    ]
     content.append({"type": "text", "text": prompt})
     turn = {"role": "user", "content": content}
     return [{"role": "system", "content": system}, turn] if system else [turn]
+
+
+def response_input(
+    policy: str, base_url: str, *, prompt: str, pictures: "Sequence[Path | Image]"
+) -> list[dict[str, Any]]:
+    """The same as the Responses API's `input`, which has its system turn elsewhere (`instructions`). Raises
+    PolicyError before a byte is read, PictureError.
+    """
+    check_policy(policy, base_url)
+    content: list[dict[str, Any]] = [
+        {"type": "input_image", "image_url": _data_url(picture)} for picture in pictures
+    ]
+    content.append({"type": "input_text", "text": prompt})
+    return [{"role": "user", "content": content}]
+
+
+def _data_url(picture: "Path | Image") -> str:
+    kind, data = _encoded(picture)
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _encoded(picture: "Path | Image") -> tuple[str, bytes]:
@@ -194,16 +213,18 @@ class AsyncDoor:
         self._limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._clients: dict[bool, httpx.AsyncClient] = {}
 
-    async def client(self, policy: str) -> httpx.AsyncClient:
-        """The client for data of this policy."""
-        near = await asyncio.to_thread(_stays_near, policy, self._base_url)
+    async def prepared(self, policy: str, prepare: Callable[[], T]) -> tuple[httpx.AsyncClient, T]:
+        """The client for data of this policy, and what `prepare` makes of the data (in a thread: names are
+        resolved and files read there).
+        """
+        near, content = await asyncio.to_thread(lambda: (_stays_near(policy, self._base_url), prepare()))
         if near not in self._clients:
             self._clients[near] = (
                 httpx.AsyncClient(transport=_AsyncPinned(self._limits), trust_env=False, timeout=None)
                 if near
                 else httpx.AsyncClient(verify=_certificates(), limits=self._limits, timeout=None)
             )
-        return self._clients[near]
+        return self._clients[near], content
 
     async def __aenter__(self) -> Self:
         return self
@@ -242,6 +263,15 @@ def _aimed(request: httpx.Request) -> list[httpx.Request]:
     ]
 
 
+def _is_number(host: str) -> bool:
+    """Whether the host is an address as it stands, which no name server is asked about."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 class _Pinned(httpx.BaseTransport):
     """Connects to an address that was judged near, never to a name."""
 
@@ -270,7 +300,11 @@ class _AsyncPinned(httpx.AsyncBaseTransport):
         self._inner = httpx.AsyncHTTPTransport(verify=_certificates(), limits=limits, trust_env=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        *others, last = await asyncio.to_thread(_aimed, request)
+        if _is_number(request.url.host):
+            # Nothing to resolve, so nothing to wait for.
+            *others, last = _aimed(request)
+        else:
+            *others, last = await asyncio.to_thread(_aimed, request)
         for aimed in others:
             try:
                 return await self._inner.handle_async_request(aimed)

@@ -1,92 +1,46 @@
-"""An OpenAI-compatible chat endpoint: bounded concurrency, Retry-After, back-off, deadline. Blocked is not an
-error, an error is not text, and what is wrong with every request stops the run.
+"""An OpenAI-compatible endpoint: bounded concurrency, Retry-After, back-off, deadline, rate limits and a
+write-ahead account of calls. Blocked is not an error, an error is not text, and what is wrong with every
+request stops the run.
 """
 
 import asyncio
 import json
 import queue
 import random
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import httpx
 
-from surgr1.engines.guard import AsyncDoor, chat_messages, check_policy, host_of
-from surgr1.engines.types import Completion, FinishReason, Request, Sampling
+from surgr1.engines.budget import Account, BudgetError, Opened, most_usage
+from surgr1.engines.guard import AsyncDoor, check_policy
+from surgr1.engines.pace import Pace
+from surgr1.engines.types import Completion, Request, Sampling
+from surgr1.engines.wire import SAMPLING_FIELDS, Again, Answer, Api, EndpointError, Failed, Usage, Wire
 from surgr1.ontology.errors import SurgR1Error
 
-SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
-"""Fields of the request that a card may tell the client to omit."""
+__all__ = ["SAMPLING_FIELDS", "EndpointError", "OpenAIEngine"]
 
-_RETRIED = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _LARGEST = 16 * 2**20
 _LONGEST_PAUSE = 60.0
-_KEY = 8
-"""Shorter ones are placeholders ("none") of servers that ask for no key."""
-
-_FINISHED: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-}
-_BLOCKED = re.compile(r"content_filter|refusal|safety|prohibited_content|blocklist|recitation|spii", re.I)
-_BLOCK_CODES = re.compile(r"content_filter|content_policy|moderation|responsibleai", re.I)
-_UNKNOWN_FIELD = re.compile(
-    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra", re.I
-)
-# What providers add to a model's name in an answer: a date or number of the snapshot.
-_SNAPSHOT = re.compile(r"([-@](\d{3,8}|\d{4}-\d\d-\d\d|\d\d-\d\d(\d\d)?|preview|exp))+")
-
-
-class EndpointError(SurgR1Error):
-    """An endpoint at which no request of this run can succeed: its address, key, model or settings."""
-
-
-class _Again(Exception):
-    """An attempt that failed in a way that may pass. `after`: seconds the server asks to wait. `limited`: it
-    only asks for patience, which the deadline bounds, not the number of attempts.
-    """
-
-    def __init__(self, message: str, *, after: float = 0.0, limited: bool = False) -> None:
-        super().__init__(message)
-        self.after, self.limited = after, limited
-
-
-class _Failed(Exception):
-    """This request's own error: asking again would not help."""
-
-
-class _Answer(NamedTuple):
-    text: str
-    reason: FinishReason
-    tokens_in: int
-    tokens_out: int
-    note: str = ""
 
 
 class OpenAIEngine:
-    """Sends each request as one chat completion per sample, `concurrency` at a time.
+    """Sends each request as one call per sample, `concurrency` at a time.
 
-    `timeout_s` bounds one attempt, `deadline_s` one completion with all its attempts and pauses;
-    `max_attempts` counts failures other than being asked for patience (429). Every field of `Sampling` is
-    sent, lest a server fills it from the model's own configuration, except those in `omit`; `top_k` and
-    `repetition_penalty` are not OpenAI's and its own service refuses them. `extra_body` joins every request
-    (thinking on or off, for instance); `limit_field` is what the endpoint calls the limit of tokens.
-    `answers_as` is the model's name in answers where an alias or deployment has another. `api_key` leaves
-    this process in the request's header alone.
+    `timeout_s` bounds one attempt, `deadline_s` one completion with all its attempts and pauses (not the
+    time for which `pace` holds it back); `max_attempts` counts failures other than being asked for patience
+    (429). What is sent and how answers are read is `wire.Wire`'s; the settings are explained there.
+
+    `pace` keeps rate limits, and lets everybody wait when one is told to. With an `account`, each call is in
+    its ledger before it is sent, with an `Idempotency-Key` that stays the same over attempts and restarts,
+    and ends there with its answer and cost; a call that does not fit its budget raises BudgetError after
+    what is under way has ended.
 
     Public data for a remote endpoint goes through the environment's proxies; all else goes straight to a near
-    address (`guard`). Redirects are not followed. Raises EndpointError, PolicyError.
+    address (`guard`). Redirects are not followed. Raises EndpointError, PolicyError, BudgetError.
     """
 
     name = "openai"
@@ -96,6 +50,7 @@ class OpenAIEngine:
         base_url: str,
         model: str,
         *,
+        api: Api = "chat",
         api_key: str = "none",
         concurrency: int = 8,
         timeout_s: float = 180,
@@ -106,35 +61,32 @@ class OpenAIEngine:
         omit: Sequence[str] = (),
         extra_body: Mapping[str, Any] | None = None,
         answers_as: str = "",
+        revision: str = "",
+        pace: Pace | None = None,
+        account: Account | None = None,
     ) -> None:
-        host_of(base_url)
-        key = api_key.strip()
-        if not (key.isascii() and key.isprintable()):
-            raise EndpointError(f"{base_url}: the API key has characters that no key has; copy it again")
-        if strange := set(omit) - set(SAMPLING_FIELDS):
-            raise EndpointError(f"omit: unknown {sorted(strange)}; one of {', '.join(SAMPLING_FIELDS)}")
-        if taken := {"model", "messages", "n", "stream", *SAMPLING_FIELDS, limit_field} & set(
-            extra_body or ()
-        ):
-            raise EndpointError(f"extra_body: {sorted(taken)} are set by the client; leave them out")
-        self._base_url, self.model, self._key = base_url, model, key or "none"
+        self._wire = Wire(
+            base_url,
+            model,
+            api,
+            api_key,
+            limit_field,
+            tuple(omit),
+            dict(extra_body or {}),
+            answers_as,
+            revision,
+        )
+        self._base_url, self.model = base_url, model
         url = httpx.URL(base_url)
-        self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions")
-        self._headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        self._url = url.copy_with(path=url.path.rstrip("/") + self._wire.path)
         self._concurrency, self._timeout, self._attempts = concurrency, timeout_s, max_attempts
         self._deadline, self._backoff = deadline_s, backoff_s
-        self._limit_field, self._omit, self._extra = limit_field, tuple(omit), dict(extra_body or {})
-        self._answers_as = answers_as
+        self._pace, self._account = pace, account
 
     @property
     def identity(self) -> str:
-        """The model for a ledger: with the settings that change its answers, if any. Not with the address, so
-        that a server may move; a model that changes behind its name needs a new name (or ledger).
-        """
-        settings = {"omit": sorted(self._omit), "extra_body": self._extra}
-        return (
-            f"{self.model} {json.dumps(settings, sort_keys=True)}" if any(settings.values()) else self.model
-        )
+        """The model for a ledger (`Wire.identity`)."""
+        return self._wire.identity
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
@@ -147,11 +99,8 @@ class OpenAIEngine:
         """
         for policy in {r.policy for r in requests}:
             check_policy(policy, self._base_url)
-        if begun := next((r for r in requests if r.prefix), None):
-            raise EndpointError(
-                f"{self._base_url}: request {begun.request_id} gives the beginning of the answer, which chat"
-                " endpoints do not continue; use a local engine (transformers or vllm)"
-            )
+        for request in requests:
+            self._wire.check(request)
         done: queue.SimpleQueue[tuple[Request, list[Completion]] | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -181,225 +130,174 @@ class OpenAIEngine:
         """Workers that take one completion after the other: no more request bodies exist than workers."""
         jobs = ((at, k) for at in range(len(requests)) for k in range(sampling.n))
         found: dict[int, dict[int, Completion]] = {}
-        async with AsyncDoor(self._base_url, connections=self._concurrency) as door:
+        spent: list[BudgetError] = []
 
-            async def work() -> None:
+        async def work() -> None:
+            # A pool of one connection for each worker: httpcore looks through a whole pool several times a
+            # request, and asks the system about each idle connection.
+            async with AsyncDoor(self._base_url, connections=1) as door:
                 for at, k in jobs:
-                    completion = await self._ask(door, requests[at], sampling, k)
+                    if spent:
+                        break
+                    try:
+                        completion = await self._ask(door, requests[at], sampling, k)
+                    except BudgetError as error:
+                        # What is under way is paid for: it ends first.
+                        spent.append(error)
+                        break
                     answers = found.setdefault(at, {})
                     answers[k] = completion
                     if len(answers) == sampling.n:
                         done.put((requests[at], [answers[i] for i in range(sampling.n)]))
                         del found[at]
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self._concurrency):
-                        group.create_task(work())
-            except ExceptionGroup as group_error:
-                raise group_error.exceptions[0] from None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._concurrency):
+                    group.create_task(work())
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+        if spent:
+            raise spent[0]
 
-    async def _ask(
-        self,
-        door: AsyncDoor,
-        request: Request,
-        sampling: Sampling,
-        k: int,
-    ) -> Completion:
+    async def _ask(self, door: AsyncDoor, request: Request, sampling: Sampling, k: int) -> Completion:
+        """One completion with all its attempts. What it raises stops the run."""
+        turn = _Turn(self._account)
         start = time.monotonic()
         attempt = failures = 0
+        waited = 0.0
         error = ""
-        answer: _Answer | None = None
+        answer: Answer | None = None
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(self._deadline) as deadline:
                 while answer is None and failures < self._attempts:
+                    if self._pace:
+                        waited += await self._admitted(self._pace, request, sampling, deadline)
                     attempt += 1
                     try:
-                        answer = await self._attempt(door, request, sampling, k)
-                    except _Again as trouble:
+                        answer = await self._attempt(door, request, sampling, k, turn)
+                    except Again as trouble:
                         error = str(trouble)
+                        turn.failed(trouble)
                         failures += not trouble.limited
                         pause = min(self._backoff * 2.0 ** min(attempt - 1, 16), _LONGEST_PAUSE)
                         pause = trouble.after + pause * random.uniform(0.5, 1.5)
-                        if time.monotonic() - start + trouble.after > self._deadline:
+                        if time.monotonic() - start - waited + trouble.after > self._deadline:
                             error = f"the deadline of {self._deadline:g} s is too short: {error}"
                             break
+                        if self._pace:
+                            self._pace.hold(trouble.after)
                         if failures < self._attempts:
                             await asyncio.sleep(pause)
-        except _Failed as failure:
+        except Failed as failure:
             error = str(failure)
         except TimeoutError:
+            turn.unknown = True
             error = f"deadline of {self._deadline:g} s passed{f'; last: {error}' if error else ''}"
-        elapsed = time.monotonic() - start
+        except _Known as known:
+            return known.completion
+        except SurgR1Error as stop:
+            turn.given_up(str(stop))
+            raise
+        elapsed = time.monotonic() - start - waited
         if answer is None:
+            turn.given_up(error)
             return Completion("", "error", 0, 0, elapsed, attempt, self.name, self.model, error)
-        text, reason, tokens_in, tokens_out, note = answer
-        return Completion(text, reason, tokens_in, tokens_out, elapsed, attempt, self.name, self.model, note)
+        text, reason, tokens_in, tokens_out, note, cached = answer
+        completion = Completion(
+            text, reason, tokens_in, tokens_out, elapsed, attempt, self.name, self.model, note
+        )
+        turn.answered(completion, Usage(tokens_in, tokens_out, cached))
+        return completion
+
+    async def _admitted(
+        self, pace: Pace, request: Request, sampling: Sampling, deadline: asyncio.Timeout
+    ) -> float:
+        """Wait until the rate allows this request; the deadline moves by what was waited, in seconds."""
+        tokens = 0
+        if pace.tokens_per_minute:
+            price = self._account.price if self._account else None
+            most = await asyncio.to_thread(most_usage, request, sampling, price)
+            tokens = most.tokens_in + most.tokens_out
+        until = deadline.when()
+        deadline.reschedule(None)
+        waited = await pace.admit(tokens)
+        if until is not None:
+            deadline.reschedule(until + waited)
+        return waited
 
     async def _attempt(
-        self,
-        door: AsyncDoor,
-        request: Request,
-        sampling: Sampling,
-        k: int,
-    ) -> _Answer:
-        """One request over the wire. Raises _Again, _Failed, and what stops the run."""
-        body = await asyncio.to_thread(self._body, request, sampling, k)
-        client = await door.client(request.policy)
+        self, door: AsyncDoor, request: Request, sampling: Sampling, k: int, turn: "_Turn"
+    ) -> Answer:
+        """One request over the wire. Raises Again, Failed, _Known, and what stops the run."""
+
+        def prepare() -> tuple[bytes, dict[str, str]]:
+            # Opened last: what cannot be sent (a lost picture, a policy) is no call.
+            body = json.dumps(self._wire.body(request, sampling, k)).encode()
+            return body, self._wire.headers | turn.opened(self.identity, request, sampling, k)
+
+        client, (body, headers) = await door.prepared(request.policy, prepare)
         try:
             async with asyncio.timeout(self._timeout):
-                async with client.stream("POST", self._url, content=body, headers=self._headers) as response:
+                async with client.stream("POST", self._url, content=body, headers=headers) as response:
                     data = bytearray()
                     async for chunk in response.aiter_bytes():
                         data += chunk
                         if len(data) > _LARGEST:
-                            raise _Again(f"an answer of more than {_LARGEST} bytes")
+                            raise Again(f"an answer of more than {_LARGEST} bytes", silent=True)
         except TimeoutError:
-            raise _Again(f"Timeout: no whole answer within {self._timeout:g} s") from None
+            raise Again(f"Timeout: no whole answer within {self._timeout:g} s", silent=True) from None
         except httpx.HTTPError as error:
-            raise _Again(f"{type(error).__name__}: {str(error)[:200]}") from error
-        return self._read(response.status_code, response.headers, bytes(data))
+            raise Again(f"{type(error).__name__}: {str(error)[:200]}", silent=True) from error
+        return self._wire.read(response.status_code, response.headers, bytes(data))
 
-    def _body(self, request: Request, sampling: Sampling, k: int) -> bytes:
-        """What is sent. The guard judges every attempt: the address behind a name may have changed since."""
-        messages = chat_messages(
-            request.policy,
-            self._base_url,
-            prompt=request.prompt,
-            pictures=request.images,
-            system=request.system,
-        )
-        fields = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            # vLLM, SGLang and llama.cpp agree on -1 for all tokens, not on 0.
-            "top_k": sampling.top_k or -1,
-            "repetition_penalty": sampling.repetition_penalty,
-            "seed": sampling.seed + sampling.first + k,
-        }
-        body = {
-            "model": self.model,
-            "messages": messages,
-            self._limit_field: sampling.max_new_tokens,
-            **{name: value for name, value in fields.items() if name not in self._omit},
-            **self._extra,
-        }
-        return json.dumps(body).encode()
 
-    def _read(self, status: int, headers: httpx.Headers, data: bytes) -> _Answer:
-        """A response as an answer. Raises _Again, _Failed, EndpointError."""
-        if len(self._key) >= _KEY:
-            # A server that repeats our key must not bring it into logs.
-            data = data.replace(self._key.encode(), b"[key]")
-        try:
-            body = json.loads(data)
-        except ValueError:
-            body = None
-        trouble = body.get("error") if isinstance(body, dict) else None
-        if 200 <= status < 300 and isinstance(trouble, dict) and not body.get("choices"):
-            # A gateway that reports its provider's failure under status 200.
-            status = code if isinstance(code := trouble.get("code"), int) and 400 <= code < 600 else 500
-        if 200 <= status < 300:
-            if not isinstance(body, dict):
-                raise _Again(f"HTTP {status} without a JSON object: {_shortened(data)}")
-            return self._answer(body)
-        return self._refused(status, headers, trouble if isinstance(trouble, dict) else {}, _shortened(data))
+class _Known(Exception):
+    """The completion that was to be asked for is in the ledger: another run was faster, or it stands between
+    others that lack.
+    """
 
-    def _answer(self, body: dict[str, Any]) -> _Answer:
-        """A body as an answer. One without the promised fields counts as a failed attempt."""
-        usage = body.get("usage")
-        counts = [
-            usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")
-        ]
-        tokens_in, tokens_out = (c if type(c) is int and c >= 0 else 0 for c in counts)
-        choices = body.get("choices")
-        feedback = body.get("prompt_feedback") or body.get("promptFeedback")
-        if choices == [] or (feedback and not choices):
-            return _Answer(
-                "", "blocked", tokens_in, tokens_out, _shortened(json.dumps(feedback or "no choice"))
-            )
-        if not (isinstance(choices, list) and isinstance(choices[0], dict)):
-            raise _Again(f"an answer without choices: {_shortened(json.dumps(body))}")
-        message, reason = choices[0].get("message"), choices[0].get("finish_reason")
-        if not isinstance(message, dict):
-            message = {}
-        if isinstance(reason, str) and _BLOCKED.match(reason):
-            return _Answer("", "blocked", tokens_in, tokens_out, reason)
-        if isinstance(refusal := message.get("refusal"), str) and refusal:
-            return _Answer("", "blocked", tokens_in, tokens_out, refusal[:200])
-        text = _text(message.get("content"))
-        thought = message.get("reasoning_content") or message.get("reasoning")
-        if isinstance(thought, str) and thought.strip():
-            # A draft of the answer inside the thought is not the answer.
-            text = f"<think>{re.sub(r'</?(think|answer)>', '', thought).strip()}</think>{text}"
-        self._check_model(body.get("model"))
-        finished = _FINISHED.get(reason) if isinstance(reason, str) else None
-        if finished is None:
-            raise _Again(f"an answer with finish_reason {reason!r}")
-        if not text.strip() and finished == "stop":
-            raise _Again("an answer without text")
-        if any(type(c) is not int or c < 0 for c in counts):
-            raise _Again(f"an answer without its numbers of tokens: usage {_shortened(json.dumps(usage))}")
-        return _Answer(text, finished, tokens_in, tokens_out)
+    def __init__(self, completion: Completion) -> None:
+        super().__init__()
+        self.completion = completion
 
-    def _check_model(self, name: Any) -> None:
-        """Raise when another model than the one asked for has answered. A snapshot's date is no
-        difference.
-        """
-        if name is None or name == "":
-            return
-        wanted, found = (
-            str(n).lower().rsplit("/", 1)[-1].split(":")[0].removesuffix("-latest")
-            for n in (self._answers_as or self.model, name)
-        )
-        rest = found.removeprefix(wanted)
-        if found != wanted and (rest == found or not _SNAPSHOT.fullmatch(rest)):
-            raise _Again(
-                f"asked {self._answers_as or self.model}, answered by {name!r}; if they are one model, say so"
-                " with answers_as"
-            )
 
-    def _refused(self, status: int, headers: httpx.Headers, trouble: dict[str, Any], raw: str) -> _Answer:
-        message = str(trouble.get("message") or raw)[:300]
-        codes = " ".join(str(trouble.get(k, "")) for k in ("code", "type"))
-        found = f"{self._base_url}: HTTP {status}: {message}"
-        metadata = trouble.get("metadata")
-        if status in (400, 403, 422) and (
-            _BLOCK_CODES.search(codes) or (isinstance(metadata, dict) and "flagged_input" in metadata)
-        ):
-            return _Answer("", "blocked", 0, 0, message)
-        if status < 200 or 300 <= status < 400:
-            target = headers.get("location", "another address")
-            raise EndpointError(
-                f"{found}; it redirects to {target}, which is not followed: give that address"
-            )
-        if status in (401, 403):
-            raise EndpointError(f"{found}; check the API key and what it may use")
-        if status == 402 or "insufficient_quota" in codes:
-            raise EndpointError(f"{found}; the account has no credit left")
-        if status == 404:
-            raise EndpointError(
-                f"{found}; check that the address is right (most end in /v1) and serves {self.model!r}"
-            )
-        if status in (400, 422) and (field := self._unknown_field(trouble, message)):
-            remedy = "name it in omit, or drop it from extra_body"
-            if field == self._limit_field:
-                remedy = "set limit_field to max_completion_tokens"
-            raise EndpointError(f"{found}; the endpoint does not take {field!r}: {remedy}")
-        if status in _RETRIED:
-            after = _retry_after(headers)
-            asked = f" (asks to wait {after:g} s)" if after else ""
-            raise _Again(f"HTTP {status}: {message}{asked}", after=after, limited=status == 429)
-        raise _Failed(f"HTTP {status}: {message}")
+class _Turn:
+    """One completion's call in the account, if there is one: the same over its attempts, until an answer
+    spoils it. `unknown`: an attempt ended in a way that leaves open whether the server did the work; then
+    the call stays open when it is given up, and keeps what it may have cost.
+    """
 
-    def _unknown_field(self, trouble: dict[str, Any], message: str) -> str | None:
-        """A field of ours that the endpoint says it does not know."""
-        if not _UNKNOWN_FIELD.search(f"{message} {trouble.get('code', '')}"):
-            return None
-        sent = {self._limit_field, *SAMPLING_FIELDS, *self._extra} - set(self._omit)
-        if isinstance(param := trouble.get("param"), str) and param in sent:
-            return param
-        return next((f for f in sorted(sent) if re.search(rf"\b{re.escape(f)}\b", message)), None)
+    def __init__(self, account: Account | None) -> None:
+        self._account, self.unknown = account, False
+        self._call: Opened | None = None
+
+    def opened(self, identity: str, request: Request, sampling: Sampling, k: int) -> dict[str, str]:
+        """The call's header; it is opened first where it is not. Raises BudgetError, _Known."""
+        if self._account is None:
+            return {}
+        if self._call is None:
+            (found,) = self._account.open(identity, [(request, sampling, k)])
+            if isinstance(found, Completion):
+                raise _Known(found)
+            self._call = found
+        return {"idempotency-key": self._call.name}
+
+    def failed(self, trouble: Again) -> None:
+        """An attempt failed."""
+        if trouble.answered and self._account and self._call:
+            self._account.spoilt(self._call, str(trouble), trouble.usage)
+            # Asked again, it is another call.
+            self._call, self.unknown = None, False
+        self.unknown = self.unknown or trouble.silent
+
+    def given_up(self, error: str) -> None:
+        if self._account and self._call and not self.unknown:
+            self._account.refused(self._call, error)
+
+    def answered(self, completion: Completion, usage: Usage) -> None:
+        if self._account and self._call:
+            self._account.answered(self._call, completion, usage)
 
 
 async def _end_others() -> None:
@@ -408,38 +306,3 @@ async def _end_others() -> None:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     await asyncio.get_running_loop().shutdown_asyncgens()
-
-
-def _text(content: Any) -> str:
-    """A message's text: a string, or a list of parts of which the texts count."""
-    if content is None:
-        return ""
-    if isinstance(content, list) and all(isinstance(p, dict) for p in content):
-        content = "".join(p.get("text", "") for p in content if p.get("type") == "text")
-    if not isinstance(content, str):
-        raise _Again(f"an answer whose content is {type(content).__name__}, not text")
-    return content
-
-
-def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds the server asks to wait; a date is read by the server's own clock. 0 if it does not say."""
-    value = headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, min(float(value), 1e6)) if value else 0.0
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(value)
-        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
-        return max(0.0, (_in_utc(until) - _in_utc(now)).total_seconds())
-    except ValueError:
-        return 0.0
-
-
-def _in_utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _shortened(data: bytes | str) -> str:
-    text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-    return " ".join(text.split())[:200]

@@ -110,8 +110,9 @@ class Procedure(_Part):
 
     def _neighbours(self) -> None:
         """Raise where `apart` names what this procedure does not have, or a thing itself."""
-        names = {a.name for a in (*self.phases, *self.steps, *self.actions, *self.verbs)}
-        for part in (*self.verbs, *self.phases, *self.steps, *self.actions):
+        parts: tuple[Verb | Activity, ...] = (*self.verbs, *self.phases, *self.steps, *self.actions)
+        names = {part.name for part in parts}
+        for part in parts:
             unknown = sorted(set(part.apart) - names)
             if unknown:
                 raise ValueError(f"{part.name!r} is told apart from unknown {', '.join(unknown)}")

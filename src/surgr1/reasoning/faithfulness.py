@@ -1,116 +1,265 @@
-"""Does a trace agree with the labels? Named checks, each with what was found. Used on teachers' traces and on
-the model's own.
+"""Does a trace agree with its frame's labels, and each level with those before it? Named checks, each with
+what was found. Used on teachers' traces and on the model's own; how the text is written is checked by
+`prose`, whose findings are among these.
+
+What a level claims is read by `statements` and held against the labels by `support`. A level may build only
+on what an earlier one established: the tools it names and the targets of what they do.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from surgr1.ontology.procedures import Procedure
 from surgr1.ontology.tasks import Task
-from surgr1.reasoning.answers import mentions, normalise
+from surgr1.reasoning.answers import Box, normalise
+from surgr1.reasoning.lexicon import (
+    ANY,
+    COUNTERFACTUAL,
+    ELSEWHEN,
+    HEDGES,
+    NULL,
+    UNREAD,
+    Token,
+    lexicon,
+    sentences,
+)
+from surgr1.reasoning.prose import Finding, check_prose, sentences_of
+from surgr1.reasoning.statements import Kind, Statement, read, read_text
+from surgr1.reasoning.support import Judged, Seen, judge, same_thing
 from surgr1.reasoning.trace import ParsedTrace
 
-
-class LabelView(Protocol):
-    """The part of `corpora.schema.Labels` that is checked here (reasoning may not import corpora)."""
-
-    @property
-    def tools(self) -> tuple[str, ...] | None: ...
-    @property
-    def triplets(self) -> tuple[tuple[str, str, str], ...] | None: ...
-    @property
-    def phase(self) -> str | None: ...
-    @property
-    def action(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check's verdict; `detail` says what was wrong."""
-
-    check: str
-    ok: bool
-    detail: str = ""
-
-
-_NEGATION = re.compile(r"\b(?:no|not|without|neither|nor|absent|never|nothing)\b(?:\W+\w+){0,3}\W*$")
-_LEAK = re.compile(
-    r"ground truth|correct answer is given|answer (?:was|is) (?:given|known|provided)|as"
-    r" (?:given|provided|stated) in the (?:label|prompt|question)|the label (?:is|says)|must arrive at",
-    re.IGNORECASE,
-)
-
-
-def affirmed(text: str, table: Mapping[str, str]) -> list[str]:
-    """Canonical names that the text mentions and does not negate within the same clause."""
-    found: list[str] = []
-    for clause in re.split(r"[.;,\n]", text):
-        clean = normalise(clause)
-        for name in mentions(clean, table):
-            spellings = [s for s, n in table.items() if n == name and f" {s} " in f" {clean} "]
-            before = clean[: min(clean.find(s) for s in spellings)]
-            if not _NEGATION.search(before + " ") and name not in found:
-                found.append(name)
-    return found
-
-
-def _spellings(entries: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
-    return {normalise(s): name for name, aliases in entries for s in (name, *aliases)}
+_SUPPORT: Mapping[str, tuple[Kind, ...]] = {
+    "tools_supported": ("tool",),
+    "tissues_supported": ("tissue",),
+    "deeds_supported": ("deed",),
+    "activity_supported": ("phase", "step", "action"),
+    "criteria_supported": ("criterion",),
+    "cues_supported": ("cue",),
+    "places_supported": ("place",),
+    "numbers_supported": ("count",),
+}
+_ASKED: Mapping[Task, Kind] = {
+    Task.PHASE_RECOGNITION: "phase",
+    Task.STEP_RECOGNITION: "step",
+    Task.ACTION_RECOGNITION: "action",
+    Task.CVS_CRITERIA_ASSESSMENT: "criterion",
+    Task.OVERALL_CVS_ASSESSMENT: "criterion",
+}
+"""What a question asks for, as the kind of statement that answers it."""
+_COMMON = frozenset({"fat", "fluid", "blood vessel", "adhesion", "thread", "needle", "suture"})
+"""Of any operation, and in no need of being established before something is said of them."""
+_WHOLE_SCENE = (Task.TRIPLET_EXTRACTION, Task.TOOL_RECOGNITION, Task.TOOL_COUNTING)
 
 
 def check_trace(
-    parsed: ParsedTrace, *, task: Task, labels: LabelView, procedure: Procedure, answer_ok: bool
+    parsed: ParsedTrace, *, task: Task, seen: Seen, boxes: Sequence[Box], allowed: Iterable[str]
 ) -> list[Finding]:
-    """Every check that applies to this task and these labels. `answer_ok` is the caller's comparison of
-    answer and label.
+    """Every check that applies to this task and these labels, each once. `boxes` are the labelled ones in the
+    pixels that the trace speaks of; `allowed` are names that may be said beside those of the procedure: the
+    dataset's own vocabulary, the question's options.
     """
+    statements = read(parsed, seen.procedure)
+    judged = judge(statements, seen)
     findings = [
         Finding(
             "format",
             parsed.is_format(task.level),
             f"levels {parsed.headed}, expected 1-{task.level}, tags {parsed.has_think}",
         ),
-        Finding("answer", answer_ok, f"answer {parsed.answer!r} is not the label"),
-        Finding("no_leak", not _LEAK.search(parsed.text), "mentions that the answer was given"),
+        _concludes_late(parsed, task, seen),
+        _vocabulary(statements, seen, allowed),
+        *(
+            _supported(name, kinds, judged, seen.labels.triplets is not None)
+            for name, kinds in _SUPPORT.items()
+        ),
+        *check_prose(parsed.levels, boxes),
     ]
-    text = " ".join(parsed.levels.get(k, "") for k in (1, 2, 3))
-    tools = _spellings((t.name, t.aliases) for t in procedure.tools)
-    if labels.tools is not None:
-        extra = [t for t in affirmed(text, tools) if t not in labels.tools and t != "specimen bag"]
-        findings.append(
-            Finding(
-                "tools_supported",
-                not extra,
-                f"names {', '.join(extra)}, which the frame's labels do not hold",
-            )
-        )
-        if task in (Task.TRIPLET_EXTRACTION, Task.TOOL_RECOGNITION, Task.TOOL_COUNTING):
-            missing = [t for t in labels.tools if t not in affirmed(parsed.levels.get(1, ""), tools)]
-            findings.append(
-                Finding("tools_grounded", not missing, f"Level 1 does not establish {', '.join(missing)}")
-            )
-    if labels.triplets is not None and task is Task.TRIPLET_EXTRACTION:
-        level2 = normalise(parsed.levels.get(2, ""))
-        missing = [
-            " ".join(t)
-            for t in labels.triplets
-            if t[1] != "null verb" and not (t[0] in level2 and t[2] in level2 and t[1][:5] in level2)
+    if seen.labels.tools is not None and task in _WHOLE_SCENE:
+        findings.append(_grounded(parsed, seen))
+    if seen.labels.triplets is not None and task is Task.TRIPLET_EXTRACTION:
+        findings.append(_relations(parsed, statements, seen, seen.labels.triplets))
+    findings += [_built_on(parsed, statements, seen, level) for level in (2, 3) if level <= task.level]
+    return _merged(findings)
+
+
+def _merged(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding per check: what is read as statements and what is found in the wording may share one."""
+    found: dict[str, Finding] = {}
+    for f in findings:
+        earlier = found.get(f.check)
+        if earlier is None or (earlier.ok and not f.ok):
+            found[f.check] = f
+        elif not f.ok:
+            found[f.check] = Finding(f.check, False, f"{earlier.detail}; {f.detail}")
+    return list(found.values())
+
+
+def _supported(name: str, kinds: tuple[Kind, ...], judged: Sequence[Judged], acts: bool) -> Finding:
+    """The claims of these kinds that the labels refute. `acts`: whether deeds are labelled."""
+    wrong = [j for j in judged if j.verdict == "refuted" and j.statement.kind in kinds]
+    if name == "deeds_supported":
+        # Where deeds are not labelled, only the tool is wrong.
+        wrong = [j for j in wrong if not j.reason.startswith("tools ") or acts]
+    if name == "tools_supported":
+        # What acts is there: a tool that the labels exclude is as wrong in a deed as in a list.
+        wrong += [
+            j
+            for j in judged
+            if j.statement.kind in ("deed", "count")
+            and j.verdict == "refuted"
+            and j.reason.startswith("tools ")
         ]
-        findings.append(
-            Finding("relations_stated", not missing, f"Level 2 does not state {'; '.join(missing)}")
+    said = "; ".join(dict.fromkeys(f"{j.statement.text!r} ({j.reason})" for j in wrong))
+    return Finding(name, not wrong, said)
+
+
+def _concludes_late(parsed: ParsedTrace, task: Task, seen: Seen) -> Finding:
+    """The first sentence of Level 1 does not conclude what was asked."""
+    first = next(iter(sentences_of(parsed.levels.get(1, ""))), "")
+    kind = _ASKED.get(task)
+    early = bool(kind) and any(s.kind == kind for s in read_text(first, 1, seen.procedure))
+    answer = normalise(parsed.answer or "?")
+    if kind in ("phase", "step", "action") and not seen.procedure.entity(answer):
+        # A phase may be called after an organ, which one may see.
+        early = early or answer in normalise(first)
+    return Finding("observes_first", not early, f"the first sentence, {first!r}, is the conclusion")
+
+
+def _vocabulary(statements: Iterable[Statement], seen: Seen, allowed: Iterable[str]) -> Finding:
+    """No instrument or structure of another kind of operation is said to be there."""
+    known = {e.name for e in (*seen.procedure.tools, *seen.procedure.tissues)} | set(allowed) | _COMMON
+    said = [
+        name
+        for s in statements
+        if not s.negated
+        for name in ((s.subject, s.object) if s.kind == "deed" else (s.subject,) if s.kind in _THINGS else ())
+        if name not in ("", ANY, "null target", "instrument", "criteria")
+    ]
+    strange = sorted({n for n in said if not any(same_thing(n, k) for k in known)})
+    return Finding(
+        "vocabulary", not strange, f"{', '.join(strange)}: not among the {seen.procedure.name}'s own"
+    )
+
+
+_THINGS = ("tool", "tissue", "place", "count")
+
+
+def _grounded(parsed: ParsedTrace, seen: Seen) -> Finding:
+    named = _established(parsed, seen, (1,))
+    missing = [t for t in seen.labels.tools or () if not any(same_thing(n, t) for n in named)]
+    return Finding("tools_grounded", not missing, f"Level 1 does not establish {', '.join(missing)}")
+
+
+def _relations(
+    parsed: ParsedTrace, statements: Iterable[Statement], seen: Seen, triplets: Iterable[tuple[str, str, str]]
+) -> Finding:
+    """Level 2 states every labelled triplet; of what is idle nothing. A deed may have its tool in another
+    sentence ("its jaws", "the former"), so a sentence with verb and target states it unless it names another
+    tool, or denies it.
+    """
+    told = [s for s in statements if s.kind == "deed" and s.level == 2]
+    clauses = _now(parsed.levels.get(2, ""), seen)
+
+    def stated(tool: str, verb: str, target: str) -> bool:
+        same = [d for d in told if d.predicate == verb and d.object and same_thing(d.object, target)]
+        mine = [d for d in same if d.subject and same_thing(d.subject, tool)]
+        if mine:
+            return not any(d.negated for d in mine)
+        if any(d.subject not in ("", ANY) for d in same):
+            # Another tool does it.
+            return False
+        for tokens in clauses:
+            tools = {t.value for t in tokens if t.type == "tool"}
+            names = {t.value for t in tokens if t.type == "tissue"} | {t.entity for t in tokens if t.entity}
+            verbs = {
+                "clip" if t.value == "clips set" else t.value for t in tokens if t.type in ("verb", "finding")
+            }
+            named = any(same_thing(n, target) for n in names) or (not names and len(told) <= 1)
+            if verb in verbs and named and (not tools or any(same_thing(t, tool) for t in tools)):
+                return True
+        return False
+
+    missing = [" ".join(t) for t in triplets if t[1] != NULL and not stated(*t)]
+    return Finding("relations_stated", not missing, f"Level 2 does not state {'; '.join(missing)}")
+
+
+def _now(text: str, seen: Seen) -> list[list[Token]]:
+    """The tokens of each sentence of what is said of this moment: without counterfactuals, other times and
+    hedges, and only up to a clause of purpose or time.
+    """
+    found = []
+    for sentence in sentences(text):
+        tokens = lexicon(seen.procedure).tokens(sentence)
+        end = next(
+            (k for k, t in enumerate(tokens) if t.type == "separator" and t.value in UNREAD), len(tokens)
         )
-    for kind, activities, truth in (
-        ("phase", procedure.phases, labels.phase),
-        ("action", procedure.actions, labels.action),
-    ):
-        if truth is not None and task in (Task.PHASE_RECOGNITION, Task.ACTION_RECOGNITION):
-            named = affirmed(parsed.levels.get(task.level, ""), _spellings((a.name, ()) for a in activities))
-            other = [n for n in named if n != truth]
-            findings.append(
-                Finding(
-                    f"{kind}_consistent", not other, f"concludes {', '.join(other)} but the label is {truth}"
-                )
-            )
-    return findings
+        if not {t.value for t in tokens[:end]} & _UNREAL:
+            found.append(list(tokens[:end]))
+    return found
+
+
+_UNREAL = (COUNTERFACTUAL | ELSEWHEN | HEDGES) - {"other", "own"}
+
+
+def _established(parsed: ParsedTrace, seen: Seen, levels: Iterable[int]) -> set[str]:
+    """Every tool and structure that these levels name and do not only deny. Wider than what they claim: a
+    landmark or the agent of a purpose has been seen too.
+    """
+    known = lexicon(seen.procedure)
+    named: set[str] = set()
+    denied: set[str] = set()
+    for level in levels:
+        text = parsed.levels.get(level, "")
+        for sentence in sentences(text):
+            tokens = known.tokens(sentence)
+            named |= {t.value for t in tokens if t.type in ("tool", "tissue")}
+            named |= {t.entity for t in tokens if t.type == "finding" and t.entity}
+        claims = [
+            s for s in read_text(text, level, seen.procedure) if s.kind in ("tool", "tissue", "deed", "place")
+        ]
+        affirmed = {n for s in claims if not s.negated for n in (s.subject, s.object)}
+        denied |= {s.subject for s in claims if s.negated and s.kind in ("tool", "tissue")} - affirmed
+    return named - denied
+
+
+def _built_on(parsed: ParsedTrace, statements: Sequence[Statement], seen: Seen, level: int) -> Finding:
+    """Level 2 acts with what Level 1 established, Level 3 concludes from what Levels 1 and 2 did."""
+    name = "level2_from_level1" if level == 2 else "level3_from_levels"
+    before = range(1, level)
+    known = _established(parsed, seen, before)
+    mine = [s for s in statements if s.level == level and not s.negated]
+    things = {s.subject for s in mine if s.kind in ("tool", "deed", "place", "count")} | {
+        # "The dissection of Calot's triangle", without a doer, is the name of a phase.
+        s.object
+        for s in mine
+        if s.kind == "deed" and (level == 2 or s.subject)
+    }
+    # Also a tool that is only part of a phrase ("into the jaws of a stapler"), where nothing is denied.
+    things |= {
+        t.value
+        for tokens in _now(parsed.levels.get(level, ""), seen)
+        if not any(t.type == "negator" for t in tokens)
+        for t in tokens
+        if t.type == "tool"
+    }
+    things -= {"", ANY, "null target", "instrument", "criteria", *_COMMON}
+    new = sorted(n for n in things if not any(same_thing(n, k) or same_thing(k, n) for k in known))
+    told = [s for s in statements if s.kind == "deed" and s.level in before and not s.negated]
+    deeds = [
+        f"{s.subject} {s.predicate} {s.object}"
+        for s in mine
+        if level == 3
+        and s.kind == "deed"
+        and s.subject not in ("", ANY)
+        and s.object not in ("", *_COMMON)
+        and not _told(s, told)
+    ]
+    what = [*new, *deeds]
+    return Finding(name, not what, f"Level {level} brings in what was not established: {', '.join(what)}")
+
+
+def _told(deed: Statement, told: Iterable[Statement]) -> bool:
+    """Whether the same agent did the same, or worked on the same, before."""
+    return any(
+        t.subject in (deed.subject, "")
+        and (t.predicate == deed.predicate or (deed.object and t.object == deed.object))
+        for t in told
+    )

@@ -8,6 +8,7 @@ the finding ("its tip is not out"). Every cue and criterion sentence of the onto
 """
 
 import re
+from functools import lru_cache
 
 FINDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     # Cholecystectomy: before and during dissection.
@@ -264,6 +265,31 @@ def finding_pattern() -> re.Pattern[str]:
             pieces = pattern.replace("(", "(?:").split(" ~ ")
             parts.append(f"({(_GAP + _SPACE).join(p.replace(' ', _SPACE) for p in pieces)})")
     return re.compile(rf"(?:{'|'.join(parts)})\b")
+
+
+@lru_cache
+def first_words() -> frozenset[str]:
+    """Every word that a pattern can begin with: where another word stands, no pattern needs to be tried."""
+    return frozenset(w for _, patterns in FINDINGS for p in patterns for w in _firsts(p))
+
+
+def _firsts(pattern: str) -> set[str]:
+    """The first words of one pattern; of an optional group also what follows it."""
+    if not pattern.startswith("("):
+        word = re.split(r"[ (]", pattern, maxsplit=1)[0].rstrip(",")
+        # "clips?": both forms.
+        return {word[:-2], word[:-1]} if word.endswith("?") else {word}
+    depth, parts, start = 0, [], 1
+    for at, sign in enumerate(pattern):
+        depth += (sign == "(") - (sign == ")")
+        if (sign == "|" and depth == 1) or depth == 0:
+            parts.append(pattern[start:at])
+            start = at + 1
+        if depth == 0:
+            rest = pattern[at + 1 :]
+            break
+    found = {w for part in parts for w in _firsts(part)}
+    return found | _firsts(rest[1:]) if rest.startswith("?") else found
 
 
 def finding_names() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from surgr1.ontology.procedures import Procedure, load_procedure, procedure_names
 from surgr1.ontology.vocabularies import has_vocabulary, vocabulary
-from surgr1.reasoning.findings import THINGS, finding_names, finding_pattern
+from surgr1.reasoning.findings import THINGS, finding_names, finding_pattern, first_words
 
 ANY = "any"
 NULL = "null verb"
@@ -28,27 +28,38 @@ def _list(phrases: str) -> list[str]:
 
 NEGATORS = _set(
     "no not without neither nor none never nothing nobody absent missing unmet lacks lacking lack fails"
-    " hidden invisible unseen"
+    " hidden invisible unseen nowhere"
 )
 """Words that negate. Two in one claim cancel ("is not absent"). "cannot" and "n't" are written out first."""
 FORWARD = _set("no without neither nor none nothing lacks lacking lack")
 """These never reach back to an entity before them."""
-BACKWARD = _set("absent missing hidden invisible unseen")
+BACKWARD = _set("absent missing hidden invisible unseen nowhere")
 """These deny what stands before them, if anything does."""
 OPENING = _set("nor without")
 """These begin a clause of their own."""
-SEPARATORS = _set(", : and while whereas but or nor which where when then because since although so")
+SEPARATORS = _set(
+    ", : and while whereas but or nor which where when then because since although so before after until once"
+)
+UNREAD = _set("to before after until once")
+"""A clause behind one of these speaks of a purpose or another time, and is not read."""
 AGENT = _set("by with using via")
 LANDMARK = _set(
     "by near toward towards beside of under over behind around against from below above along on onto into to"
     " at in inside within between for beneath"
 )
 HEDGES = _set(
-    "may might could possibly perhaps either if whether unclear uncertain maybe except besides other"
+    "may might could possibly perhaps either if whether unclear uncertain maybe except besides other must"
+    " needed required requires will usually commonly normally often typically resembles resembling own"
 )
+COUNTERFACTUAL = _set("would unless")
+"""One of these in a sentence: what it says is not so, or not said to be."""
+ELSEWHEN = _set("earlier previously formerly beforehand had later")
+"""One of these in a sentence: what is done, and with what, is not in this picture."""
+COMPARED = _set("unlike than resembles like")
+"""What stands after these is compared with, not claimed."""
 TIMES = _set(
     "before after next previous previously until later following prior finished complete completed done over"
-    " ready toward towards soon"
+    " ready toward towards soon excluded ruled far"
 )
 ARTICLES = _set("the a an its their any some")
 MET = _set("met unmet fulfilled satisfied achieved")
@@ -63,7 +74,7 @@ STOP = ARTICLES | _set(
 PRESENCE = STOP | _set(
     "introduced used inserted identified discernible detected found recognised recognized noticeable notice"
     " recognise recognize identify detect find make out do does did longer by anywhere still included"
-    " observed observe distinguished apparent entire currently stands yet"
+    " observed observe distinguished apparent entire currently stands yet exposed enters"
 )
 """What may stand beside a negated entity if the denial is that it is there: "no hook can be identified"."""
 CLAIMS = re.compile(
@@ -78,20 +89,28 @@ CRITERIA_CONTEXT = re.compile(
 _VERBS = {
     "grasp": "grasp grasps grasped grasping hold holds held holding grip grips gripped gripping",
     "retract": "retract retracts retracted retracting lift lifts lifted lifting pull pulls pulled pulling"
-    " tent tents tenting tented",
+    " tent tents tenting tented tugs tugging",
     "dissect": "dissect dissects dissected dissecting frees freeing separates separating peels peeling",
     "coagulate": "coagulate coagulates coagulated coagulating cauterize cauterizes cauterized cauterizing"
     " cauterise cauterises cauterised cauterising burn burns burned burning seal seals sealed sealing",
     "clip": "clipping clipped",
     "cut": "cut cuts cutting divide divides divided dividing transect transects transected transecting"
     " sever severs severed severing",
-    "aspirate": "aspirate aspirates aspirated aspirating suctions suctioned suctioning sucks sucking",
+    "aspirate": "aspirate aspirates aspirated aspirating suctions suctioned suctioning sucks sucked sucking",
     "irrigate": "irrigate irrigates irrigated irrigating wash washes washed washing rinse rinses rinsed"
     " rinsing flush flushes flushed flushing",
     "pack": "pack packs packed packing bagging",
     "touch": "touch touches touched touching contacts contacting",
-    "staple": "stapled stapling",
+    "staple": "staples stapled stapling",
     "suture": "sutured suturing sew sews sewn sewing stitches stitched stitching",
+}
+_VERB_PHRASES = {
+    "retract": "holds back, held back, holding back, drawn upward, drawn upwards, drawn aside, drawn away,"
+    " drawn back, draws up, draws back, draws aside, draws away, draws upward, drawing up, drawing back,"
+    " drawing away, keeps under tension, puts on stretch, puts under tension, holds under tension, held under"
+    " tension, holds on tension, kept under tension, under traction, holds aside, held aside, held upward",
+    "aspirate": "draws off, drawn off, takes up, taken up, clears away",
+    "touch": "works on, working on, works at, working at, worked on",
 }
 _NOUNS_OF_VERBS = {
     "grasping": "grasp",
@@ -137,7 +156,12 @@ _SHORT = {
     "laparoscopic roux-en-y gastric bypass": {"driver": "needle driver", "suction": "irrigator"},
 }
 """What a surgeon calls an entity when the operation leaves no doubt; "" blocks a misreading."""
-_DATASETS = ("cholec80", "cholect50", "endoscapes", "multibypass140", "sar-rarp50")
+STRANGERS = ("harmonic scalpel", "ultrasonic scalpel", "scalpel", "argon beam", "morcellator", "endoloop")
+"""Tools of no procedure here that a model may believe to see."""
+_DATASETS = (
+    *("cholec80", "cholect50", "endoscapes", "cholectrack20", "cholec-instance-seg"),
+    *("multibypass140", "sar-rarp50", "grasp", "psi-ava-vqa"),
+)
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -194,7 +218,7 @@ class Lexicon:
 
     def __init__(self, procedure: Procedure) -> None:
         others = [load_procedure(n) for n in procedure_names() if n != procedure.name]
-        self.tools = frozenset(t.name for p in (procedure, *others) for t in p.tools)
+        self.tools = frozenset((*STRANGERS, *(t.name for p in (procedure, *others) for t in p.tools)))
         self.definitions: dict[str, tuple[Literal["phase", "action"], str]] = {
             spell(a.definition): ("phase", a.name) for a in procedure.phases
         }
@@ -205,6 +229,8 @@ class Lexicon:
         # The first meaning stays: verbs, the procedure's own entities, those of the others.
         for verb, forms in _VERBS.items():
             self._add("verb", verb, forms.split())
+        for verb, phrases in _VERB_PHRASES.items():
+            self._add("verb", verb, _list(phrases))
         self._add_entities(procedure, others)
         self._add_activities(procedure)
         self._single = {
@@ -212,9 +238,12 @@ class Lexicon:
         }
         self._add_phrases()
         self._pattern = _alternation(self._phrases)
+        self._label_pattern = _alternation(self._labels) if self._labels else None
+        self._label_starts = {p.partition(" ")[0] for p in self._labels}
         self._criteria = _criteria(procedure)
         self._criteria_pattern = _alternation(self._criteria)
         self._looks = _looks(procedure)
+        self._starts = {p.partition(" ")[0] for p in (*self._phrases, *self._criteria)}
 
     def _add(self, type_: str, value: str, spellings: Iterable[str]) -> None:
         for spelling in spellings:
@@ -244,6 +273,8 @@ class Lexicon:
                             if known is procedure or p not in THINGS
                         ),
                     )
+        for stranger in STRANGERS:
+            self._add("tool", stranger, _plurals(stranger))
         for dataset, kind in product(_DATASETS, ("tool", "target", "tissue")):
             if has_vocabulary(dataset, kind):
                 for alias, name in vocabulary(dataset, kind).aliases.items():
@@ -251,6 +282,7 @@ class Lexicon:
 
     def _add_activities(self, procedure: Procedure) -> None:
         own = {a.name for a in (*procedure.phases, *procedure.actions)}
+        forms = {form for words in _VERBS.values() for form in words.split()}
         for kind, activities in (("phase", procedure.phases), ("action", procedure.actions)):
             for activity in activities:
                 self._labels[_key(spell(activity.name))] = Token(kind, activity.name)
@@ -263,7 +295,10 @@ class Lexicon:
                     self._add(kind, name, (alias,))
                 if has_vocabulary(dataset, "step"):
                     for name in vocabulary(dataset, "step").names:
-                        self._add("step", name, (name,))
+                        self._labels.setdefault(_key(spell(name)), Token("step", name))
+                        # "The scissors cut the bladder" does something, "cut bladder" is a step by name.
+                        if name.partition(" ")[0] not in forms and name not in _IDLE:
+                            self._add("step", name, (name,))
         calot = "calot triangle dissection"
         if calot in own:
             self._add("phase", calot, ("dissection of calots triangle", "hepatocystic triangle dissection"))
@@ -272,7 +307,7 @@ class Lexicon:
         for noun, verb in _NOUNS_OF_VERBS.items():
             self._add("verb", verb, (f"{noun} of", f"{noun} on"))
         for lead, what in product(
-            ("places", "placing", "applies", "applying", "sets", "setting", "fires", "puts"),
+            ("places", "placing", "applies", "applying", "set", "sets", "setting", "fires", "puts"),
             ("clip", "clips", "two clips"),
         ):
             self._add("verb", "clip", (f"{lead} {what} on", f"{lead} {what} to", f"{lead} {what} across"))
@@ -290,50 +325,68 @@ class Lexicon:
         for negator in (*sorted(NEGATORS), "no longer", "rather than", "instead of"):
             self._add("negator", negator, (negator,))
         self._add("word", "not only", ("not only",))
+        self._add("negator", "nowhere", ("nowhere to be seen", "nowhere in view"))
         for separator in SEPARATORS - {",", ":"} - NEGATORS:
             self._add("separator", separator, (separator,))
 
-    def tokens(self, sentence: str) -> list[Token]:
+    def tokens(self, sentence: str) -> tuple[Token, ...]:
         """Typed tokens of a cleaned sentence by longest match: criteria where it speaks of criteria,
         findings, phrases, words. How an entity looks ("with serrated jaws") is left out.
         """
+        return _tokens(self, sentence)
+
+    def read(self, sentence: str) -> Iterator[Token]:
+        """`tokens`, without remembering them."""
         text = self._looks.sub("", sentence)
+        opening = first_words()
         claims = bool(CLAIMS.search(text))
         of_criteria = self.has_criteria and bool(CRITERIA_CONTEXT.search(text))
         findings, names = _findings()
-        found: list[Token] = []
         at = 0
         while at < len(text):
             if text[at] in " ,:":
                 if text[at] != " ":
-                    found.append(Token("separator", text[at]))
+                    yield Token("separator", text[at])
                 at += 1
                 continue
-            if of_criteria and (match := self._criteria_pattern.match(text, at)):
-                found.append(self._criteria[_key(match.group())])
-            elif match := findings.match(text, at):
+            word = _WORD.match(text, at)
+            assert word is not None  # what is neither space, comma nor colon starts a word
+            known = word.group() in self._starts
+            match: re.Match[str] | None
+            if match := self._named(text, at, word.group()):
+                # A phase may be called after an organ: "the phase is dorsal venous complex".
+                yield self._labels[_key(match.group())]
+            elif known and of_criteria and (match := self._criteria_pattern.match(text, at)):
+                yield self._criteria[_key(match.group())]
+            elif word.group() in opening and (match := findings.match(text, at)):
                 words = match.group().split()
                 at_words = (self._pattern.match(" ".join(words[k:])) for k in range(len(words)))
                 named = (self._phrases[_key(m.group())] for m in at_words if m)
                 entity = next((t.value for t in named if t.type in ("tool", "tissue")), "")
-                negators = sum(w in NEGATORS for w in words)
-                found.append(Token("finding", names[(match.lastindex or 1) - 1], negators, entity))
-            elif match := self._pattern.match(text, at):
+                negators = sum(w in NEGATORS - BACKWARD for w in words)
+                yield Token("finding", names[(match.lastindex or 1) - 1], negators, entity)
+            elif known and (match := self._pattern.match(text, at)):
                 said = match.group() in self._single and not claims
-                token = Token("word", match.group()) if said else self._phrases[_key(match.group())]
-                # A phase may be called after an organ: "the phase is dorsal venous complex".
-                label = self._labels.get(_key(match.group())) if _NAMING.search(text[:at]) else None
-                found.append(label or token)
+                yield Token("word", match.group()) if said else self._phrases[_key(match.group())]
             else:
-                match = _WORD.match(text, at)
-                assert match is not None  # what is neither space, comma nor colon starts a word
-                found.append(Token("word", match.group()))
+                match = word
+                yield Token("word", match.group())
             at = match.end()
-        return found
+
+    def _named(self, text: str, at: int, word: str) -> "re.Match[str] | None":
+        """The phase, step or action named at `at`, where the words before say that a name follows."""
+        if word in self._label_starts and self._label_pattern and _NAMING.search(text[:at]):
+            return self._label_pattern.match(text, at)
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _tokens(lexicon: Lexicon, sentence: str) -> tuple[Token, ...]:
+    return tuple(lexicon.read(sentence))
 
 
 _WORD = re.compile(r"[^ ,:]+")
-_NAMING = re.compile(r"\b(?:(?:phase|stage|action) is|this (?:is|fits)) (?:the )?$")
+_NAMING = re.compile(r"\b(?:(?:phase|stage|step|action) is|this (?:is|fits)) (?:the )?$")
 
 
 @lru_cache

@@ -6,7 +6,9 @@ numbers, findings, negators) by longest match in tables; a small grammar turns t
 statements. A clause with words but without a statement is kept as kind "other": unread, never guessed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product, takewhile
 from typing import Literal
 
@@ -16,6 +18,9 @@ from surgr1.reasoning.lexicon import (
     ANY,
     ARTICLES,
     BACKWARD,
+    COMPARED,
+    COUNTERFACTUAL,
+    ELSEWHEN,
     FORWARD,
     HEDGES,
     HELD,
@@ -26,6 +31,7 @@ from surgr1.reasoning.lexicon import (
     PRESENCE,
     STOP,
     TIMES,
+    UNREAD,
     Token,
     lexicon,
     sentences,
@@ -56,7 +62,7 @@ _ITEMS = frozenset(
 )
 """Types of tokens that a negator can deny."""
 PURPOSE = "to"
-"""The separator before a clause of purpose, which is not read."""
+"""The separator before a clause of purpose."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,16 @@ def read_text(text: str, level: int, procedure: Procedure) -> list[Statement]:
     """The statements of one level's text. Total: any string gives a list."""
     found: dict[Statement, Statement] = {}
     for sentence in sentences(text):
-        for statement in _Sentence(sentence, level, procedure).read():
+        for statement in _read_sentence(sentence, level, procedure):
             key = statement if statement.kind == "other" else replace(statement, text="")
             found.setdefault(key, statement)
     return list(found.values())
+
+
+@lru_cache(maxsize=4096)
+def _read_sentence(text: str, level: int, procedure: Procedure) -> tuple[Statement, ...]:
+    """A trace is read by several checks, and many traces share sentences."""
+    return tuple(_Sentence(text, level, procedure).read())
 
 
 class _Sentence:
@@ -114,6 +126,7 @@ class _Sentence:
         self.last = self.present = ""
         self.denied = False
         self.acted = False
+        self.elsewhen = False
 
     def read(self) -> list[Statement]:
         defined = self.lexicon.definitions.get(self.text)
@@ -121,7 +134,14 @@ class _Sentence:
             # Verbatim knowledge about an activity: a claim that this is it.
             self._emit(defined[0], defined[1], "is")
             return self.found
+        words = set(self.text.replace(",", " ").split())
+        if words & COUNTERFACTUAL:
+            self._emit("other", "", "unread", self.text)
+            return self.found
         clauses = _clauses(self.lexicon.tokens(self.text))
+        self.elsewhen = any(
+            t.value in ELSEWHEN for separator, c in clauses if separator not in UNREAD for t in c
+        )
         for index, (separator, clause) in enumerate(clauses):
             self._clause(index, separator, clause, clauses)
         if self.place:
@@ -141,7 +161,7 @@ class _Sentence:
         negation = _scopes(clause)
         denied = self._carried(index, separator, clauses, negation)
         understood = False
-        if words & HEDGES or separator == PURPOSE:
+        if words & HEDGES or separator in UNREAD:
             pass
         elif any(t.type == "nobody" for t in clause):
             self._emit("deed", ANY, "acts", negated=True)
@@ -171,10 +191,13 @@ class _Sentence:
             elif token.type == "finding" and not _noun_of_verb(clause, k):
                 odd = (negation[k] + token.negators + denied) % 2 == 1
                 self._emit("cue", token.value, "shows", negated=odd)
+                self.denied = self.denied or odd
                 self.last = token.entity or self.last
+        if self.elsewhen:
+            return False
         verbs = [k for k, t in enumerate(clause) if t.type in ("verb", "idle") or _noun_of_verb(clause, k)]
         if verbs:
-            return self._deeds(clause, verbs)
+            return self._deeds(clause, verbs, clauses[index][0])
         if self._joint(index, clauses):
             self.agents = (*self.agents, *(t.value for t in clause if t.type == "tool"))
             return True
@@ -196,6 +219,13 @@ class _Sentence:
         clause = clauses[index][1]
         own = any(t.type == "negator" for t in clause)
         carried = False
+        if clause and all(t.type == "word" for t in clause[own:]) and len(clause) <= 3:
+            # "no shaft, jaw or bag": names that are not read carry the list on.
+            if clause[0].value in ("no", "neither"):
+                self.denied = True
+                return False
+            if not own and self.denied and separator in (",", "or", "nor"):
+                return False
         if index and not own and self.denied and _element(clause):
             run = list(takewhile(lambda c: _element(c[1]), clauses[index:]))
             listed = any(s in ("or", "nor") for s, _ in run)
@@ -227,7 +257,8 @@ class _Sentence:
         if self.lexicon.has_criteria and len(numbers) == 2 and numbers[1] == "3" and "of" in words:
             self._emit("count", "criteria", "number", numbers[0])
             return True
-        if numbers and marks and all(t.value == ANY for _, t in marks) and holds:
+        denies = any(t.type == "negator" for t in clause)
+        if numbers and marks and all(t.value == ANY for _, t in marks) and holds and not denies:
             self._emit("count", "criteria", "number", numbers[0])
             return True
         if marks and not HELD.search(self.text):
@@ -277,7 +308,7 @@ class _Sentence:
                 self._emit("deed", agent, self.verb, target, self.denied)
         return True
 
-    def _deeds(self, clause: list[Token], verbs: list[int]) -> bool:
+    def _deeds(self, clause: list[Token], verbs: list[int], separator: str) -> bool:
         """Who does what to what. The agent stands before the verb or after by/with/using; the target after
         the verb, in the passive before it; what is not said is inherited from the clause before.
         """
@@ -293,7 +324,10 @@ class _Sentence:
         if "been" in words and not agents and not self.agents:
             # "The liver has been dissected" tells of the past.
             return False
-        if agents:
+        if not agents and any(_unnamed(t) for t in clause[:first]):
+            # "Another instrument holds the gallbladder."
+            self.agents = ()
+        elif agents:
             self.agents = (*(self.agents if joint else ()), *agents)
         elif any(k < first for k, _ in targets):
             self.agents = ()
@@ -301,7 +335,9 @@ class _Sentence:
             # "The grasper, at the top left, retracts ...", "Using the hook, the surgeon ..."
             self.agents = (self.present,)
         items = [k for k, t in enumerate(clause) if t.type in _ITEMS]
-        odd = sum(t.type == "negator" for t in clause) % 2 == 1
+        negators = sum(t.type == "negator" for t in clause)
+        # "Nothing has been clipped or divided."
+        odd = negators % 2 == 1 or (not negators and self.denied and separator in ("or", "nor"))
         done = False
         for k in verbs:
             token = clause[k]
@@ -310,7 +346,8 @@ class _Sentence:
             before = [t for at, t in targets if at < k]
             chosen = after or before
             if verb != NULL and not chosen and k == items[0] and self.acted and self.target:
-                chosen = [self.target]
+                # "... grasps the duct and cuts it", but not "burning one strand after another".
+                chosen = [self.target] if _objectless(clause[k + 1 :]) else []
             if verb == NULL:
                 chosen = ["null target"]
             if not self.agents and (not chosen or verb == NULL):
@@ -359,6 +396,9 @@ class _Sentence:
             token = clause[k]
             subject = ANY if token.type == "instrument" else token.value
             odd = negation[k] != denied
+            if subject == ANY and odd and self.found and not _seeing(clause):
+                # "... is a reflection and no instrument" says what something is.
+                continue
             number = _number_before(clause, k)
             kind: Kind = "tool" if token.type == "instrument" or subject in self.lexicon.tools else "tissue"
             if number is not None and kind == "tool" and k not in placed:
@@ -386,7 +426,7 @@ class _Sentence:
                 self.present = subject
 
 
-def _clauses(tokens: list[Token]) -> list[tuple[str, list[Token]]]:
+def _clauses(tokens: Sequence[Token]) -> list[tuple[str, list[Token]]]:
     """(separator before, tokens) of every clause that holds a token. "nor" and "without" separate and
     negate.
     """
@@ -449,7 +489,7 @@ def _element(clause: list[Token]) -> bool:
     if not items:
         return False
     rest = clause[items[-1] + 1 :]
-    return _bare(clause[: items[-1] + 1]) and all(t.type == "word" and t.value in STOP for t in rest)
+    return _bare(clause[: items[-1] + 1]) and all(t.type == "word" and t.value in PRESENCE for t in rest)
 
 
 def _met(clause: list[Token]) -> bool:
@@ -469,6 +509,10 @@ def _denies_presence(clause: list[Token], rest: list[Token]) -> bool:
     return all(t.type != "word" or t.value in PRESENCE | ARTICLES for t in [*clause[first:], *rest])
 
 
+def _seeing(clause: list[Token]) -> bool:
+    return any(t.value in ("visible", "view", "seen", "see", "present", "there", "inserted") for t in clause)
+
+
 def _rest_of_list(index: int, clauses: list[tuple[str, list[Token]]]) -> list[Token]:
     """What follows the last entity of a list that starts with a bare clause: its predicate."""
     if not _bare(clauses[index][1]):
@@ -482,9 +526,28 @@ def _rest_of_list(index: int, clauses: list[tuple[str, list[Token]]]) -> list[To
     return []
 
 
+_PRONOUNS = frozenset(
+    {"it", "them", "its", "their", "free", "off", "away", "up", "aside", "firmly", "gently"}
+)
+
+
+def _objectless(rest: list[Token]) -> bool:
+    """Whether no noun that is not read stands after a verb."""
+    return all(t.type != "word" or t.value in STOP | _PRONOUNS | LANDMARK for t in rest)
+
+
+def _unnamed(token: Token) -> bool:
+    """A doer without a name: "an instrument", "the other"."""
+    return token.type == "instrument" or (token.type == "word" and token.value == "neighbour")
+
+
 def _landmark(clause: list[Token], k: int) -> bool:
-    """A thing named to say where another is ("a hook near the gallbladder") is not itself claimed."""
-    return _after(clause, k, LANDMARK) and any(t.type in _ITEMS for t in clause[:k])
+    """A thing named to say where another is ("a hook near the gallbladder") is not itself claimed, nor one
+    that is compared with.
+    """
+    return _after(clause, k, COMPARED) or (
+        _after(clause, k, LANDMARK) and any(t.type in _ITEMS for t in clause[:k])
+    )
 
 
 def _number_before(clause: list[Token], k: int) -> str | None:

@@ -9,15 +9,14 @@ answers are in their pixels, as Qwen2.5-VL expects.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from surgr1.synthesis.conversations import Conversation
+from surgr1.synthesis.conversations import Conversation, in_batches
 
 Format = Literal["llama-factory", "ms-swift", "verl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -102,17 +101,11 @@ def _register(path: Path, name: str) -> None:
     path.write_text(json.dumps(known, indent=1), encoding="utf-8")
 
 
-def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    stream = iter(conversations)
-    while batch := list(islice(stream, _ROWS)):
-        yield batch
-
-
 def _parquet(conversations: Iterable[Conversation], path: Path, split: str) -> int:
     written = 0
     part = path.with_suffix(".part")
     with pq.ParquetWriter(part, _VERL, compression="zstd") as writer:
-        for batch in _batches(conversations):
+        for batch in in_batches(conversations, _ROWS):
             rows = [
                 {
                     "data_source": f"surgr1/{c.dataset}",

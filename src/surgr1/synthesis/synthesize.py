@@ -1,30 +1,54 @@
-"""Samples to validated conversations through a teacher: resumable, rejected traces kept with their
-reasons.
+"""Samples to validated traces through a teacher: every trace is decided once and stored (`store`), a rejected
+one is asked for again with the reasons, up to a limit; what was accepted becomes conversations.
+
+Files in `out`: `traces.sqlite` (every trace with its checks), `accepted.parquet` (conversations),
+`rejected.jsonl`. A synthesis that was stopped or killed asks only for what is undecided.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 from surgr1.corpora.grid import PreparedImage
+from surgr1.corpora.processes import interrupts_blocked
 from surgr1.corpora.schema import Sample
-from surgr1.reasoning.trace import Trace, parse, render
+from surgr1.ontology.errors import SurgR1Error
+from surgr1.reasoning.trace import Trace, parse
 from surgr1.synthesis.conversations import (
     Conversation,
-    read_conversations,
+    in_batches,
     trace_conversation,
     write_conversations,
 )
+from surgr1.synthesis.store import Decision, Pathway, TraceStore
 from surgr1.synthesis.teachers import Teacher
 from surgr1.synthesis.validate import validate
+
+Progress = Callable[[int, int], None]
+_AT_ONCE = 64
+"""Traces decided and stored together: what a kill makes to be asked (not paid) again."""
+_MANY = 5_000
+"""From so many samples on, traces are checked in processes of their own; starting them takes seconds."""
+_UNANSWERED = 100
+"""So many requests in a row without an answer mean that the endpoint is away. They are not decided."""
+
+
+class SynthesisError(SurgR1Error):
+    """A synthesis that cannot go on; what was decided is stored."""
 
 
 @dataclass(frozen=True)
 class SynthesisReport:
-    """Counts of one synthesis and where its files are."""
+    """Counts of one synthesis and where its files are. `reasons` counts rejected samples by the checks that
+    their last trace failed.
+    """
 
     accepted: int
     rejected: int
@@ -32,16 +56,75 @@ class SynthesisReport:
     accepted_path: Path
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Whole JSON lines of a work file; a last line cut off by a kill is dropped."""
-    if not path.is_file():
-        return []
-    rows = []
-    text = path.read_text(encoding="utf-8")
-    for line in text[: text.rfind("\n") + 1].splitlines():
-        rows.append(json.loads(line))
-    path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
-    return rows
+@dataclass(frozen=True)
+class Job:
+    """One trace to be decided. `error` is what an engine reported instead of a trace."""
+
+    sample: Sample
+    image: PreparedImage
+    text: str
+    pathway: Pathway
+    attempt: int
+    source: str
+    finish_reason: str = "stop"
+    error: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def decide(job: Job) -> Decision:
+    """Check one trace."""
+    sample = job.sample
+    checks: dict[str, bool] = {}
+    reasons: tuple[str, ...]
+    if job.error or not job.text.strip():
+        reasons = (f"no trace: {job.error or 'an empty answer'}",)
+    else:
+        findings, _ = validate(job.text, sample, job.image, finish_reason=job.finish_reason)
+        checks = {f.check: f.ok for f in findings}
+        reasons = tuple(f"{f.check}: {f.detail}" for f in findings if not f.ok)
+    return Decision(
+        sample.sample_id,
+        sample.dataset,
+        str(sample.task),
+        job.pathway,
+        job.attempt,
+        job.source,
+        job.text,
+        not reasons,
+        checks.get("answer", False),
+        checks,
+        reasons,
+        job.provenance,
+    )
+
+
+def decide_all(jobs: Iterable[Job], *, workers: int = 0) -> Iterator[Decision]:
+    """Decisions in the order of the jobs, in `workers` processes (under 2: in this one), no more than a few
+    batches ahead. Raises SynthesisError when a process was killed.
+    """
+    if workers < 2:
+        yield from map(decide, jobs)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    waiting: deque[Future[list[Decision]]] = deque()
+    try:
+        for batch in in_batches(jobs, _AT_ONCE):
+            with interrupts_blocked():
+                waiting.append(pool.submit(_decide_batch, batch))
+            while len(waiting) > 4 * workers or (waiting and waiting[0].done()):
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise SynthesisError(
+            "a process that checks traces was killed (out of memory?); run again to continue"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decide_batch(jobs: list[Job]) -> list[Decision]:
+    return list(map(decide, jobs))
 
 
 def synthesize(
@@ -51,91 +134,128 @@ def synthesize(
     out: Path,
     *,
     max_attempts: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    refused: Mapping[str, str] = MappingProxyType({}),
+    progress: Progress | None = None,
 ) -> SynthesisReport:
-    """Ask the teacher for every sample, validate, retry rejected ones. Files in `out`: `accepted.parquet`,
-    `rejected.jsonl`, `work.jsonl`.
+    """Ask the teacher for every sample that has no accepted trace and attempts left, then write what was
+    accepted. `refused` are samples that a reviewer rejected, with the comment: they are written to the
+    rejected. `progress` gets (samples decided for good, samples).
 
-    `work.jsonl` is appended to as decisions fall, so that a killed synthesis asks only for what is undecided.
+    Raises SynthesisError when the teacher's endpoint is away; BudgetError and others of the teacher's engine
+    pass through. What was decided until then is stored.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    work = out / "work.jsonl"
-    decided: dict[str, dict[str, Any]] = {}
-    tried: Counter[str] = Counter()
-    for row in _read_lines(work):
-        tried[row["sample_id"]] = max(tried[row["sample_id"]], row["attempt"] + 1)
-        decided[row["sample_id"]] = row
-    by_id = {s.sample_id: s for s in samples}
-    with work.open("a", encoding="utf-8") as file:
+    with TraceStore(out) as store:
         for attempt in range(max_attempts):
-            todo = [
-                s
-                for s in samples
-                if tried[s.sample_id] <= attempt and not decided.get(s.sample_id, {}).get("accepted")
-            ]
-            for sample, trace, reason in teacher.traces(todo, images, attempt):
-                row = _decide(sample, images[sample.sample_id], trace, reason) | {
-                    "sample_id": sample.sample_id,
-                    "attempt": attempt,
-                }
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                decided[sample.sample_id] = row
-                if progress:
-                    progress(len(decided), len(samples))
-    accepted: list[Conversation] = []
-    reasons: Counter[str] = Counter()
-    with (out / "rejected.jsonl").open("w", encoding="utf-8") as rejected:
-        for sample_id in by_id:
-            row = decided[sample_id]
-            if row["accepted"]:
-                parsed = parse(row["text"])
-                trace = Trace(parsed.levels, parsed.answer or "")
-                accepted.append(
-                    trace_conversation(
-                        by_id[sample_id], images[sample_id], trace, source=teacher.name, checks=row["checks"]
+            _ask(
+                store, samples, images, teacher, attempt, last=attempt + 1 == max_attempts, progress=progress
+            )
+        reasons: Counter[str] = Counter()
+        path = out / "accepted.parquet"
+        kept = write_conversations(path, _written(store, samples, images, out, refused, reasons))
+    return SynthesisReport(kept, len(samples) - kept, dict(reasons), path)
+
+
+def _ask(
+    store: TraceStore,
+    samples: Sequence[Sample],
+    images: Mapping[str, PreparedImage],
+    teacher: Teacher,
+    attempt: int,
+    *,
+    last: bool,
+    progress: Progress | None,
+) -> None:
+    """One pass: everything undecided that was tried `attempt` times."""
+    states = store.states([s.sample_id for s in samples], "teacher")
+    tries = {s.sample_id: states.get(s.sample_id, (0, False)) for s in samples}
+    todo = [s for s in samples if tries[s.sample_id] == (attempt, False)]
+    # Those tried more often were decided in an earlier run with more attempts.
+    done = sum(accepted or n > attempt for n, accepted in tries.values())
+    workers = (os.cpu_count() or 1) if len(todo) >= _MANY else 0
+    jobs = _jobs(store, todo, images, teacher, attempt)
+    for batch in in_batches(decide_all(jobs, workers=workers), _AT_ONCE):
+        store.put(batch)
+        done += sum(d.accepted or last for d in batch)
+        if progress:
+            progress(done, len(samples))
+
+
+def _jobs(
+    store: TraceStore,
+    todo: Sequence[Sample],
+    images: Mapping[str, PreparedImage],
+    teacher: Teacher,
+    attempt: int,
+) -> Iterator[Job]:
+    unanswered: list[Job] = []
+    for part in in_batches(todo, teacher.at_once):
+        last = store.of([s.sample_id for s in part], "teacher") if attempt else {}
+        failed = {sample_id: found[-1].reasons for sample_id, found in last.items()}
+        for w in teacher.traces(part, images, attempt, failed):
+            job = Job(
+                w.sample,
+                images[w.sample.sample_id],
+                w.text,
+                "teacher",
+                attempt,
+                teacher.name,
+                w.finish_reason,
+                w.error,
+                w.provenance,
+            )
+            if w.finish_reason == "error":
+                unanswered.append(job)
+                if len(unanswered) >= _UNANSWERED:
+                    raise SynthesisError(
+                        f"{teacher.name} left {len(unanswered)} requests in a row unanswered, the last with:"
+                        f" {w.error}; run again to continue when it answers"
                     )
-                )
             else:
-                reasons.update(row["reasons"])
-                rejected.write(json.dumps(row) + "\n")
-    path = out / "accepted.parquet"
-    write_conversations(path, accepted)
-    return SynthesisReport(len(accepted), len(samples) - len(accepted), dict(reasons), path)
+                yield from unanswered
+                unanswered.clear()
+                yield job
+    yield from unanswered
 
 
-def _decide(sample: Sample, image: PreparedImage, trace: Trace | None, reason: str) -> dict[str, Any]:
-    if trace is None:
-        return {"accepted": False, "text": "", "checks": {}, "reasons": [reason]}
-    text = render(trace)
-    findings, _ = validate(text, sample, image)
-    failed = [f for f in findings if not f.ok]
-    return {
-        "accepted": not failed,
-        "text": text,
-        "checks": {f.check: f.ok for f in findings},
-        "reasons": [f"{f.check}: {f.detail}" if f.check == "answer" else f.check for f in failed],
-    }
+def _written(
+    store: TraceStore,
+    samples: Sequence[Sample],
+    images: Mapping[str, PreparedImage],
+    out: Path,
+    refused: Mapping[str, str],
+    reasons: Counter[str],
+) -> Iterator[Conversation]:
+    """Conversations of the accepted traces in sample order; the rejected go to their file meanwhile."""
+    part = out / "rejected.jsonl.part"
+    with part.open("w", encoding="utf-8") as rejected:
+        for batch in in_batches(samples, _AT_ONCE):
+            found = store.of([s.sample_id for s in batch], "teacher")
+            for sample in batch:
+                decision = found[sample.sample_id][-1]
+                why = decision.reasons
+                if sample.sample_id in refused:
+                    why = (f"review: {refused[sample.sample_id]}",)
+                if why:
+                    reasons.update(sorted({w.partition(":")[0] for w in why}))
+                    row = {"sample_id": sample.sample_id, "attempt": decision.attempt, "reasons": why}
+                    rejected.write(json.dumps(row | {"text": decision.text}, ensure_ascii=False) + "\n")
+                else:
+                    yield conversation(sample, images[sample.sample_id], decision)
+    part.replace(out / "rejected.jsonl")
 
 
-def check_conversations(path: Path) -> dict[str, Any]:
-    """Counts of a conversation file: per check passed and failed, per dataset and source, with up to three
-    failing examples.
-    """
-    checks: dict[str, Counter[str]] = {}
-    composition: dict[str, Counter[str]] = {}
-    failing: list[dict[str, Any]] = []
-    total = 0
-    for conversation in read_conversations(path):
-        total += 1
-        composition.setdefault(conversation.dataset, Counter())[conversation.source] += 1
-        for name, ok in conversation.checks.items():
-            checks.setdefault(name, Counter())["passed" if ok else "failed"] += 1
-        if not all(conversation.checks.values()) and len(failing) < 3:
-            failing.append(asdict(conversation))
-    return {
-        "conversations": total,
-        "checks": {k: dict(v) for k, v in sorted(checks.items())},
-        "composition": {k: dict(v) for k, v in sorted(composition.items())},
-        "failing": failing,
-    }
+def conversation(sample: Sample, image: PreparedImage, decision: Decision) -> Conversation:
+    """An accepted trace as training reads it, with where it comes from."""
+    parsed = parse(decision.text)
+    return trace_conversation(
+        sample,
+        image,
+        Trace(parsed.levels, parsed.answer or ""),
+        source=decision.source,
+        checks=decision.checks,
+        provenance={
+            **decision.provenance,
+            "pathway": decision.pathway,
+            "attempt": str(decision.attempt),
+        },
+    )

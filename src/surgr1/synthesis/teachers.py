@@ -4,28 +4,51 @@ behind an engine.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol
 
 from surgr1.corpora.grid import PreparedImage
 from surgr1.corpora.questions import quadrant
 from surgr1.corpora.schema import Sample
-from surgr1.engines.types import Engine, Request, Sampling
+from surgr1.engines.types import Engine, FinishReason, Request, Sampling
 from surgr1.ontology.procedures import Procedure, load_procedure
 from surgr1.ontology.tasks import Task
-from surgr1.reasoning.trace import Trace, parse
+from surgr1.reasoning.trace import Trace, render
 from surgr1.synthesis.conversations import prepared_answer
-from surgr1.synthesis.prompts import teacher_prompt
+from surgr1.synthesis.prompts import knowledge_version, prompt_version, teacher_prompt
+from surgr1.synthesis.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a teacher wrote for a sample: a trace as text, or the error instead of one."""
+
+    sample: Sample
+    text: str
+    finish_reason: FinishReason = "stop"
+    error: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
 
 class Teacher(Protocol):
-    """Writes one trace per sample; None where it failed, with the reason."""
+    """Writes one trace per sample. `at_once` is how many samples it is given together."""
 
     @property
     def name(self) -> str: ...
 
+    @property
+    def at_once(self) -> int: ...
+
     def traces(
-        self, samples: Sequence[Sample], images: Mapping[str, PreparedImage], attempt: int
-    ) -> Iterator[tuple[Sample, Trace | None, str]]: ...
+        self,
+        samples: Sequence[Sample],
+        images: Mapping[str, PreparedImage],
+        attempt: int,
+        failed: Mapping[str, Sequence[str]],
+    ) -> Iterator[Written]:
+        """In any order. `failed` holds the reasons for which a sample's last trace was rejected."""
+        ...
 
 
 class _Voice:
@@ -63,12 +86,19 @@ class OfflineTeacher:
     """
 
     name = "offline-labels-v1"
+    at_once = 4096
 
     def traces(
-        self, samples: Sequence[Sample], images: Mapping[str, PreparedImage], attempt: int
-    ) -> Iterator[tuple[Sample, Trace | None, str]]:
+        self,
+        samples: Sequence[Sample],
+        images: Mapping[str, PreparedImage],
+        attempt: int,
+        failed: Mapping[str, Sequence[str]],
+    ) -> Iterator[Written]:
         for sample in samples:
-            yield sample, self.trace(sample, images[sample.sample_id], attempt), ""
+            text = render(self.trace(sample, images[sample.sample_id], attempt))
+            versions = {"knowledge": knowledge_version(sample.procedure, None)}
+            yield Written(sample, text, provenance=versions)
 
     def trace(self, sample: Sample, image: PreparedImage, attempt: int = 0) -> Trace:
         """The trace of one sample, levels 1 to the task's own."""
@@ -206,37 +236,73 @@ def _write(sample: Sample, procedure: Procedure, voice: _Voice) -> tuple[str, st
     return one, two, three
 
 
-class ApiTeacher:
-    """A vision-language model behind an engine, asked under the paper's surgery-wise constraints (Methods,
-    "Surgery-Aware CoT Synthesis").
+class ModelTeacher:
+    """A vision-language model behind an engine (an endpoint, its batch API, or a model on this machine),
+    asked under the paper's surgery-wise constraints (Methods, "Surgery-Aware CoT Synthesis").
     """
 
-    def __init__(self, engine: Engine, *, max_new_tokens: int = 1024, temperature: float = 0.7) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        statistics: Mapping[str, Statistics],
+        max_new_tokens: int = 1024,
+        temperature: float = 0.7,
+        at_once: int = 4096,
+    ) -> None:
+        self._engine, self._statistics, self.at_once = engine, statistics, at_once
         self._sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
 
     @property
     def name(self) -> str:
         return self._engine.model
 
-    def traces(
-        self, samples: Sequence[Sample], images: Mapping[str, PreparedImage], attempt: int
-    ) -> Iterator[tuple[Sample, Trace | None, str]]:
-        by_id = {s.sample_id: s for s in samples}
-        requests = [
+    def requests(
+        self,
+        samples: Sequence[Sample],
+        images: Mapping[str, PreparedImage],
+        failed: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> list[Request]:
+        """What the model is asked."""
+        return [
             Request(
                 s.sample_id,
-                teacher_prompt(s, prepared_answer(s, images[s.sample_id])),
+                teacher_prompt(
+                    s,
+                    prepared_answer(s, images[s.sample_id]),
+                    statistics=self._statistics.get(s.procedure),
+                    failed=failed.get(s.sample_id, ()),
+                ),
                 (images[s.sample_id].path,),
                 s.policy,
             )
             for s in samples
         ]
-        sampling = Sampling(**{**self._sampling.__dict__, "seed": attempt})
-        for request, completions in self._engine.generate(requests, sampling):
-            sample, completion = by_id[request.request_id], completions[0]
-            parsed = parse(completion.text, finish_reason=completion.finish_reason)
-            if parsed.answer is None:
-                yield sample, None, completion.error or f"no answer ({parsed.outcome})"
-            else:
-                yield sample, Trace(parsed.levels, parsed.answer), ""
+
+    def sampling(self, attempt: int) -> Sampling:
+        """How it is sampled: another seed for every attempt."""
+        return replace(self._sampling, seed=attempt)
+
+    def traces(
+        self,
+        samples: Sequence[Sample],
+        images: Mapping[str, PreparedImage],
+        attempt: int,
+        failed: Mapping[str, Sequence[str]],
+    ) -> Iterator[Written]:
+        by_id = {s.sample_id: s for s in samples}
+        requests = self.requests(samples, images, failed)
+        for request, (completion,) in self._engine.generate(requests, self.sampling(attempt)):
+            sample = by_id[request.request_id]
+            error = completion.error or "no answer"
+            yield Written(
+                sample,
+                completion.text,
+                completion.finish_reason,
+                error if completion.finish_reason in ("error", "blocked") else "",
+                {
+                    "prompt": prompt_version(),
+                    "knowledge": knowledge_version(sample.procedure, self._statistics.get(sample.procedure)),
+                    "tokens": f"{completion.tokens_in}+{completion.tokens_out}",
+                },
+            )

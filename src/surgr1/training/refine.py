@@ -9,31 +9,28 @@ every hard one. A right answer whose trace fails the checks that a teacher's tra
 hard: the paper re-tags on the answer alone, but a right answer with a broken trace would teach the breakage.
 Step 3, the fine-tuning on both, is `sft.run_sft` on the file written here.
 
-Every rollout is in the run's ledger (never generated twice) and, with its verdict, in `rollouts.jsonl`.
+Every rollout is in the run's ledger (never generated twice) and, with its verdict, in the iteration's store
+of traces, like the teacher's (`synthesis.store`).
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from surgr1.corpora.grid import PreparedImage
 from surgr1.corpora.questions import sample_prompt
 from surgr1.corpora.schema import Sample
 from surgr1.engines.types import Completion, Engine, Request, Sampling
-from surgr1.reasoning.trace import Trace, parse
-from surgr1.synthesis.conversations import (
-    Conversation,
-    read_conversations,
-    trace_conversation,
-    write_conversations,
-)
-from surgr1.synthesis.synthesize import synthesize
+from surgr1.synthesis.conversations import in_batches, read_conversations, write_conversations
+from surgr1.synthesis.store import Decision, TraceStore
+from surgr1.synthesis.synthesize import Job, conversation, decide, synthesize
 from surgr1.synthesis.teachers import Teacher
-from surgr1.synthesis.validate import validate
 
 Progress = Callable[[int, int], None]
+_AT_ONCE = 64
+"""Rollouts stored together."""
 
 
 @dataclass
@@ -61,24 +58,21 @@ def is_hard(predictions: Sequence[bool]) -> bool:
     return not any(predictions)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a rollout is worth: its canonical answer, how it ended, whether the answer is right, whether the
-    trace would be accepted from the teacher, and every check.
-    """
-
-    prediction: str | None
-    outcome: str
-    right: bool
-    sound: bool
-    checks: dict[str, bool]
-
-
-def judge(sample: Sample, completion: Completion, image: PreparedImage) -> Verdict:
-    """Is the rollout's answer right, and is its trace one that would be accepted from the teacher?"""
-    findings, value = validate(completion.text, sample, image, finish_reason=completion.finish_reason)
-    checks = {f.check: f.ok for f in findings}
-    return Verdict(value, completion.finish_reason, checks["answer"], all(checks.values()), checks)
+def judge(
+    sample: Sample, completion: Completion, image: PreparedImage, *, k: int = 0, source: str = ""
+) -> Decision:
+    """Is the answer of rollout `k` right, and is its trace one that would be accepted from the teacher?"""
+    job = Job(
+        sample,
+        image,
+        completion.text,
+        "self",
+        k,
+        source,
+        completion.finish_reason,
+        completion.error if completion.finish_reason in ("error", "blocked") else "",
+    )
+    return decide(job)
 
 
 def rollout_requests(samples: Sequence[Sample], images: Mapping[str, PreparedImage]) -> list[Request]:
@@ -124,78 +118,63 @@ def refine_iteration(
     temperature: float = 0.9,
     max_new_tokens: int = 160,
     seed: int = 0,
+    refused: Mapping[str, str] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> RefineReport:
     """One pass of Steps 1 and 2 over `samples`; writes `conversations.parquet` for Step 3 and returns the
-    counts.
+    counts. Samples in `refused`, which a reviewer rejected, are in neither pathway.
 
     `images` maps `Sample.sample_id` to the prepared image. `engine` should be a LedgerEngine so that a killed
-    pass continues. Files in `out_dir`: `rollouts.jsonl` (every rollout with its verdict), `teacher/` (the
-    teacher's accepted and rejected traces), `conversations.parquet` (both pathways, in sample order).
+    pass continues. Files in `out_dir`: `traces.sqlite` (every rollout and every trace of the teacher, with
+    their checks), `conversations.parquet` (both pathways, in sample order), and those of `synthesize`.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     by_id = {s.sample_id: s for s in samples}
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + iteration)
-    completions: dict[str, list[Completion]] = {s.sample_id: [] for s in samples}
-    judged: dict[str, list[Verdict]] = {s.sample_id: [] for s in samples}
-    open_requests, done = rollout_requests(samples, images), 0
-    for k in range(rollouts):
-        undecided = []
-        for request, (answer,) in engine.generate(open_requests, replace(sampling, first=k)):
-            i = request.request_id
-            completions[i].append(answer)
-            judged[i].append(judge(by_id[i], answer, images[i]))
-            if k + 1 < rollouts and not (judged[i][-1].right and judged[i][-1].sound):
-                undecided.append(request)
-            else:
-                done += 1
-                if progress:
-                    progress(done, len(samples))
-        open_requests = undecided
-
+    source = f"{engine.model}/iteration-{iteration}"
     report = RefineReport(iteration=iteration, samples=len(samples), rollouts=rollouts)
-    predicted: dict[str, Conversation] = {}
-    hard: list[Sample] = []
-    part = out_dir / "rollouts.jsonl.part"
-    with part.open("w", encoding="utf-8") as ledger:
-        for sample in samples:
-            verdicts = judged[sample.sample_id]
-            for k, (completion, verdict) in enumerate(
-                zip(completions[sample.sample_id], verdicts, strict=True)
-            ):
-                row = {"sample_id": sample.sample_id, "dataset": sample.dataset, "task": sample.task, "k": k}
-                ledger.write(json.dumps({**row, "text": completion.text, **asdict(verdict)}) + "\n")
-            right = [v.right for v in verdicts]
-            report.generated += len(right)
-            report.tokens += sum(c.tokens_out for c in completions[sample.sample_id])
-            report.first_right += right[0]
-            if is_hard(right):
-                report.hard += 1
-                hard.append(sample)
-                continue
-            kept = next((k for k, v in enumerate(verdicts) if v.right and v.sound), None)
-            if kept is None:
-                report.retagged += 1
-                hard.append(sample)
-                continue
-            text = completions[sample.sample_id][kept].text
-            parsed = parse(text)
-            predicted[sample.sample_id] = trace_conversation(
-                sample,
-                images[sample.sample_id],
-                Trace(parsed.levels, parsed.answer or ""),
-                source=f"{engine.model}/iteration-{iteration}",
-                checks=verdicts[kept].checks,
-            )
-    part.replace(out_dir / "rollouts.jsonl")
+    rights: dict[str, list[bool]] = {s.sample_id: [] for s in samples}
+    kept: dict[str, Decision] = {}
+    open_requests, done = rollout_requests(samples, images), 0
+    with TraceStore(out_dir) as store:
+        for k in range(rollouts):
+            undecided = []
+            for batch in in_batches(engine.generate(open_requests, replace(sampling, first=k)), _AT_ONCE):
+                decisions = []
+                for request, (answer,) in batch:
+                    i = request.request_id
+                    decision = judge(by_id[i], answer, images[i], k=k, source=source)
+                    decisions.append(decision)
+                    rights[i].append(decision.right)
+                    report.generated += 1
+                    report.tokens += answer.tokens_out
+                    if decision.accepted:
+                        kept[i] = decision
+                    elif k + 1 < rollouts:
+                        undecided.append(request)
+                        continue
+                    done += 1
+                    if progress:
+                        progress(done, len(samples))
+                store.put(decisions)
+            open_requests = undecided
 
-    synthesis = synthesize(hard, images, teacher, out_dir / "teacher")
+    hard = [s for s in samples if s.sample_id not in kept]
+    report.first_right = sum(r[0] for r in rights.values())
+    report.hard = sum(is_hard(rights[s.sample_id]) for s in hard)
+    report.retagged = len(hard) - report.hard
+    predicted = {
+        s.sample_id: conversation(s, images[s.sample_id], kept[s.sample_id])
+        for s in samples
+        if s.sample_id in kept and s.sample_id not in refused
+    }
+    synthesis = synthesize(hard, images, teacher, out_dir, refused=refused)
     generated = {c.sample_id: c for c in read_conversations(synthesis.accepted_path)} if hard else {}
     report.self_generated, report.teacher_generated = len(predicted), len(generated)
-    report.rejected = len(hard) - len(generated)
+    report.rejected = len(samples) - len(predicted) - len(generated)
     both = {**predicted, **generated}
     write_conversations(out_dir / "conversations.parquet", [both[i] for i in by_id if i in both])
-    for pathway, found in (("self", predicted), ("teacher", generated)):
-        for dataset, count in Counter(c.dataset for c in found.values()).items():
+    for pathway, written in (("self", predicted), ("teacher", generated)):
+        for dataset, count in Counter(c.dataset for c in written.values()).items():
             report.composition.setdefault(dataset, {"self": 0, "teacher": 0})[pathway] = count
     return report

@@ -1,0 +1,206 @@
+"""Checks of how a trace is written, whatever it says of the picture: does it betray that the answer was
+given, does it answer before it looks, does it invent measurements, repeat itself, run too long or leave
+English.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from surgr1.reasoning.answers import Box, iou
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's verdict; `detail` says what was wrong."""
+
+    check: str
+    ok: bool
+    detail: str = ""
+
+
+LEVEL_WORDS = (3, 160)
+TRACE_WORDS = (8, 420)
+"""Shortest and longest, both allowed. The paper's examples (Figures 3-13) have levels of 40 to 110 words."""
+
+_KNOWN = r"(?:given|known|provided|supplied|told|specified|stated|annotated|labell?ed|stipulated|established)"
+_ANSWERS = r"(?:answer|label|annotation|solution|result|class|response|conclusion|target)s?"
+_LEAK = re.compile(
+    "|".join(
+        (
+            r"ground[\s-]*truths?\b",
+            # Nobody who describes a picture speaks of labels, annotations or prompts.
+            r"\bannotat\w*|\bpre-?labell?ed\b|\blabell?(?:ed|ing)?\b|\blabels\b|\bprompts?\b|\bmetadata\b"
+            r"|\binstructions?\b|\banswer key\b|\btarget answer\b|\bdata ?set\b|\bgold standard\b",
+            rf"\b(?:as|which|that)\s+(?:was\s+|is\s+|has been\s+|i was\s+)?{_KNOWN}\s+(?:in|by|with|to)\s+"
+            rf"(?:the\s+|this\s+|my\s+)?(?:{_ANSWERS}|question|task|user|reference|key)",
+            rf"\b{_ANSWERS}\s+(?:(?:to|for|of)\s+(?:\w+\s+){{1,3}})?(?:is|was|are|were|has been|had been)\s+"
+            rf"(?:already\s+)?{_KNOWN}\b",
+            rf"\bbox(?:es)?\s+(?:is|was|are|were|has been|had been)\s+(?:already\s+)?{_KNOWN}\b",
+            r"\b(?:the|this)\s+key\s+(?:for|of|to)\s+(?:the|this)\b",
+            rf"\b{_ANSWERS}\s+(?:that\s+(?:was|is|were)\s+)?{_KNOWN}\b",
+            r"\b(?:provided|supplied|given|reference|known|accompanying|official|expert|assigned|expected|desired"
+            r"|required|stored|intended)\s+(?:\w+\s+)?(?:answers?|solutions?|results?|outputs?|class)\b",
+            r"\b(?:according to|based on|matches|matching|agrees? with|in line with|consistent with)\s+"
+            r"(?:the|its|this|our|my)\s+(?:\w+\s+){0,2}answers?\b",
+            rf"\b(?:i|we)\s+(?:was|were|am|are|have been|had been)\s+(?:already\s+)?{_KNOWN}\b",
+            r"\b(?:i|we)\s+(?:already\s+)?(?:know|knew)\b[^.]{0,60}\b(?:answer|in advance|beforehand)\b",
+            r"\b(?:must|has to|have to|need(?:s)? to|should)\s+(?:arrive at|lead to|justify|end with|match)\b"
+            r"[^.]{0,40}\b(?:answer|expected|given)\b",
+            r"\bwork(?:ing|ed)?\s+backwards?\b",
+            r"\b(?:question|task)\s+(?:\w+\s+)?(?:says?|states?|tells?|gives?|told|indicates?|specifies|already)\b",
+            r"\bhint(?:s|ed)?\s+(?:in|by|from|of)\s+the\s+(?:question|task|file|user)\b",
+            r"\bfile ?name\b",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+_ANSWER_FIRST = re.compile(
+    r"^\W*(?:yes|no)\b\s*[,.:;-]|\b(?:the\s+)?(?:correct\s+|final\s+|right\s+)?answer\s+(?:here\s+"
+    r"|to this\s+|is\b|must\b|would\b|should\b|will\b|has\b)|^\W*answer\s*:",
+    re.IGNORECASE,
+)
+
+_NUMBER = r"\d+(?:[.,]\d+)?"
+_MEASURE = re.compile(
+    rf"(?:{_NUMBER}|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|fifteen|twenty|thirty|forty"
+    r"|forty-five|fifty|sixty|seventy|eighty|ninety|hundred)\b)[\s-]*(?:to[\s-]+\d+[\s-]*)?"
+    r"(?:%|‰|°|(?:percent|per cent|mm|cm|ml|cc|millimet(?:er|re)s?|centimet(?:er|re)s?|inch(?:es)?|pixels?|px"
+    r"|degrees?|seconds?|secs?|minutes?|mins?|hours?|fps|mmhg|watts?|french|hz|bpm|millilit(?:er|re)s?)\b)",
+    re.IGNORECASE,
+)
+_FRAME = re.compile(r"\b(?:frame|timestamp|time|t)\s*(?:number|no\.?|#|=|:)?\s*\d[\d:]*\b", re.IGNORECASE)
+_CLOCK = re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?\b(?!\s*o'clock)")
+_CORNERS = re.compile(
+    rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]\s*(?:to|and|,|-|–)?\s*"
+    rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]"
+)
+_COORDINATES = re.compile(r"[\[(]\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*[\])]")
+_POINT = re.compile(r"\b[xy]\s*[=:~≈]\s*\d+", re.IGNORECASE)
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_ENGLISH = frozenset(
+    re.split(
+        r"\s+",
+        "the a an is are was were be been being to of in on at by with and or but not no this that these"
+        " those it its from for as which where while into near beside between through under over above below"
+        " than then so there has have had does do can could may might will would i we they he she one two"
+        " both each all only still now",
+    )
+)
+_MARKUP = re.compile(
+    r"[<>{}`\\|$~]|\*\*|__|^\s*(?:#{1,6}\s|[-*+•]\s|\d{1,2}[.)]\s)|https?://|\[[^\]]*\]\(|&\w{2,8};|[\u2190-\u2bff"
+    r"\U0001f000-\U0001faff]",
+    re.MULTILINE,
+)
+_FOREIGN = frozenset(
+    re.split(
+        r"\s+",
+        "und ist nicht der das mit ein eine einer wird auf dem den von zum zur sich sind im bei le la les des"
+        " est une dans avec sur pas qui du et aux sont el los las una con por que está del esta il lo gli è nel"
+        " della che di os uma não com ao het een van op de en niet zijn",
+    )
+)
+"""Function words of other languages that English has not; three in a sentence are no name."""
+_LOOP = re.compile(r"\b(\w+(?: \w+){1,7})(?: \1\b){2,}")
+_PHRASE = 10
+"""Words in a row that no writer uses twice in one level."""
+_FOREIGN_LETTERS, _FOREIGN_WORDS = 3, 3
+_ENGLISH_SHARE = 0.12
+"""Of a level's words, from twelve words on."""
+
+
+def sentences_of(text: str) -> list[str]:
+    """A level's sentences as written."""
+    return [s.strip() for s in _SENTENCE.split(text) if s.strip()]
+
+
+def check_prose(levels: Mapping[int, str], boxes: Sequence[Box]) -> list[Finding]:
+    """The checks on the wording of a trace's levels. `boxes` are the labelled ones, in the pixels the trace
+    speaks of.
+    """
+    text = "\n".join(levels[k] for k in sorted(levels))
+    leak = _LEAK.search(text)
+    first = next(iter(sentences_of(levels.get(1, ""))), "")
+    early = _ANSWER_FIRST.search(first)
+    invented = _invented(text, boxes)
+    repeated = _repeated(levels)
+    length = _length(levels)
+    foreign = _foreign(levels)
+    return [
+        Finding("no_leak", not leak, f"{leak.group()!r} betrays that the answer was given" if leak else ""),
+        Finding("observes_first", not early, "the first sentence answers before anything is observed"),
+        Finding("numbers_supported", not invented, f"{invented!r} is a measurement nobody made"),
+        Finding("not_repetitive", not repeated, f"says twice: {repeated!r}"),
+        Finding("length", not length, length),
+        Finding("language", not foreign, foreign),
+    ]
+
+
+def _invented(text: str, boxes: Sequence[Box]) -> str:
+    """The first number that no label and no eye could have given, "" where there is none."""
+    for pattern in (_MEASURE, _FRAME, _CLOCK, _POINT):
+        if match := pattern.search(text):
+            return match.group().strip()
+    # Two corners, "(10,20) to (30,40)", are a box like "[10, 20, 30, 40]".
+    text = _CORNERS.sub(r"[\1, \2, \3, \4]", text)
+    for match in _COORDINATES.finditer(text):
+        values = [float(v) for v in re.findall(r"-?\d+(?:\.\d+)?", match.group())]
+        if len(values) == 4:
+            box = (values[0], values[1], values[2], values[3])
+            if any(iou(box, known) >= 0.5 for known in boxes):
+                continue
+        return match.group()
+    return ""
+
+
+def _repeated(levels: Mapping[int, str]) -> str:
+    """A sentence of four words or more that comes twice, or a phrase that loops; "" where there is none."""
+    seen: Counter[str] = Counter()
+    for level in levels.values():
+        for sentence in sentences_of(level):
+            words = [w.lower() for w in _WORD.findall(sentence)]
+            if len(words) >= 4:
+                clean = " ".join(words)
+                seen[clean] += 1
+                if seen[clean] > 1:
+                    return sentence
+    for level in levels.values():
+        words = [w.lower() for w in _WORD.findall(level)]
+        if loop := _LOOP.search(" ".join(words)):
+            return loop.group()
+        phrases = Counter(tuple(words[k : k + _PHRASE]) for k in range(len(words) - _PHRASE + 1))
+        if phrases and (most := phrases.most_common(1)[0])[1] > 1:
+            return " ".join(most[0])
+    return ""
+
+
+def _length(levels: Mapping[int, str]) -> str:
+    counts = {k: len(text.split()) for k, text in levels.items()}
+    for level, n in sorted(counts.items()):
+        if not LEVEL_WORDS[0] <= n <= LEVEL_WORDS[1]:
+            return f"Level {level} has {n} words, not {LEVEL_WORDS[0]} to {LEVEL_WORDS[1]}"
+    total = sum(counts.values())
+    if not TRACE_WORDS[0] <= total <= TRACE_WORDS[1]:
+        return f"the levels have {total} words, not {TRACE_WORDS[0]} to {TRACE_WORDS[1]}"
+    return ""
+
+
+def _foreign(levels: Mapping[int, str]) -> str:
+    for level, text in sorted(levels.items()):
+        if mark := _MARKUP.search(text):
+            return f"Level {level} holds markup: {mark.group()!r}"
+        letters = [c for c in text if c.isalpha()]
+        others = [c for c in letters if ord(c) > 0x24F]
+        if len(others) >= _FOREIGN_LETTERS:
+            return f"Level {level} is in another script: {''.join(others[:12])!r}"
+        for sentence in sentences_of(text):
+            if len(set(map(str.lower, _WORD.findall(sentence))) & _FOREIGN) >= _FOREIGN_WORDS:
+                return f"Level {level} is not in English: {sentence[:60]!r}"
+        words = [w.lower() for w in _WORD.findall(text)]
+        if len(words) >= 12 and sum(w in _ENGLISH for w in words) < _ENGLISH_SHARE * len(words):
+            return f"Level {level} is not in English: {text[:60]!r}"
+    return ""

@@ -152,9 +152,9 @@ def test_a_triplet_that_is_not_listed_is_rejected_with_its_line(world, tmp_path)
 
 def test_the_procedure_describes_everything_the_scenario_shows() -> None:
     procedure = load_procedure(SLEEVE.procedure)
-    assert {t.name for t in procedure.tools} == set(SLEEVE.tools)
-    assert {t.name for t in procedure.tissues} == set(SLEEVE.organs)
-    assert set(procedure.verbs) == {*SLEEVE.verbs, "null verb"}
+    assert {t.name for t in procedure.tools} >= set(SLEEVE.tools)
+    assert {t.name for t in procedure.tissues} >= set(SLEEVE.organs)
+    assert {v.name for v in procedure.verbs} == {*SLEEVE.verbs, "null verb"}
     assert [p.name for p in procedure.phases] == list(SLEEVE.phases)
     # Stages follow each other in the scenario's order, where one may be left out: all of it is allowed.
     allowed = {p.name: set(p.next) for p in procedure.phases}

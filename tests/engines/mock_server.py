@@ -1,6 +1,7 @@
 """A chat endpoint on 127.0.0.1 that behaves as badly as it is told to."""
 
 import json
+import random
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,29 @@ def says(message: dict, reason="stop", **other) -> Behaviour:
     """A good answer with this message."""
     choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant"} | message}
     return reply(completion(**({"choices": [choice]} | other)))
+
+
+def response(*texts, status="completed", **other) -> dict:
+    """The body of a good answer of the Responses API; `other` replaces fields, None drops them."""
+    parts = [{"type": "output_text", "text": t, "annotations": []} for t in texts or ("ok",)]
+    message = {"type": "message", "id": "m", "status": "completed", "role": "assistant", "content": parts}
+    body = {
+        "id": "r",
+        "object": "response",
+        "status": status,
+        "error": None,
+        "incomplete_details": None,
+        "model": "m",
+        "output": [message],
+        "usage": {
+            "input_tokens": 5,
+            "input_tokens_details": {"cached_tokens": 3},
+            "output_tokens": 2,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 7,
+        },
+    }
+    return {k: v for k, v in (body | other).items() if v is not None}
 
 
 def reply(body, status=200, headers=()) -> Behaviour:
@@ -83,6 +107,38 @@ def flood(handler, closing) -> None:
         handler.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
 
 
+def prompt_of(body) -> str:
+    """The text of the last turn, of either API."""
+    return body["messages" if "messages" in body else "input"][-1]["content"][-1]["text"]
+
+
+class Till:
+    """A behaviour that bills: a key once, with 5 + 2 tokens, however often it is asked. `faults` is the share
+    of requests that meet a 429, a 500 before or after the work, or no answer.
+    """
+
+    def __init__(self, faults=0.0, seed=0, latency=0.0) -> None:
+        self.billed: list[str] = []
+        self.faults, self.latency = faults, latency
+        self._random, self._lock = random.Random(seed), threading.Lock()
+
+    def __call__(self, handler, closing) -> None:
+        with self._lock:
+            fault = self._random.choice("abcd") if self._random.random() < self.faults else ""
+            key = handler.headers["idempotency-key"]
+            if fault not in ("a", "b") and key not in self.billed:
+                self.billed.append(key)
+        closing.wait(self.latency)
+        if fault == "a":
+            refuses(429, headers={"retry-after": "0.01"})(handler, closing)
+        elif fault in ("b", "c"):
+            refuses(500)(handler, closing)
+        elif fault == "d":
+            hang(handler, closing)
+        else:
+            reply(completion(f"bill {self.billed.index(key)}"))(handler, closing)
+
+
 class MockServer:
     """Behaves by `script`: a list (the last entry repeats), or one such list for each prompt. `requests` are
     the bodies that arrived, `headers` theirs.
@@ -91,6 +147,7 @@ class MockServer:
     def __init__(self, script) -> None:
         self.requests: list[dict] = []
         self.headers: list[dict] = []
+        self.paths: list[str] = []
         self.asked: Counter = Counter()
         self._closing = threading.Event()
         lock, outer = threading.Lock(), self
@@ -100,13 +157,14 @@ class MockServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                prompt = body["messages"][-1]["content"][-1]["text"]
+                prompt = prompt_of(body)
                 entries = script[prompt] if isinstance(script, dict) else script
                 key = prompt if isinstance(script, dict) else ""
                 with lock:
                     nth = outer.asked[key]
                     outer.asked[key] += 1
                     outer.requests.append(body)
+                    outer.paths.append(self.path)
                     outer.headers.append({k.lower(): v for k, v in self.headers.items()})
                 entries[min(nth, len(entries) - 1)](self, outer._closing)
 
@@ -128,7 +186,7 @@ class MockServer:
     @property
     def prompts(self) -> list[str]:
         """The texts that arrived, in order."""
-        return [r["messages"][-1]["content"][-1]["text"] for r in self.requests]
+        return [prompt_of(r) for r in self.requests]
 
     def wait_for(self, count: int) -> None:
         """Until so many requests have arrived."""

@@ -27,6 +27,7 @@ from PIL import Image
 
 from surgr1.engines import batch_run, guard
 from surgr1.engines.batch_engine import BatchEngine, BatchError
+from surgr1.engines.batch_results import Results, read_results
 from surgr1.engines.budget import Budget, BudgetError
 from surgr1.engines.guard import PolicyError
 from surgr1.engines.ledger import Ledger, LedgerEngine
@@ -344,11 +345,11 @@ def test_a_batch_for_which_there_is_no_room_waits_and_no_more_are_written(server
     assert len(server.files) == 4 and server.calls["upload"] == 4
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_batch_that_never_finds_room_is_given_up_unpaid(server, tmp_path, at_once) -> None:
+@pytest.mark.parametrize("status", [400, 429, None])
+def test_a_batch_that_never_finds_room_is_given_up_unpaid(server, tmp_path, status) -> None:
     """Some providers say so when the batch is created, others when it is validated."""
-    if at_once:
-        server.faults["create"] += [Refusal(400, "Enqueued token limit reached")] * 9
+    if status:
+        server.faults["create"] += [Refusal(status, "Enqueued token limit reached")] * 9
     else:
         server.outcomes += [NO_ROOM] * 9
     with pytest.raises(BatchError, match=r"no room for its 2 requests.*Enqueued token limit.*max_requests"):
@@ -358,6 +359,34 @@ def test_a_batch_that_never_finds_room_is_given_up_unpaid(server, tmp_path, at_o
     found = ask(server, tmp_path, "a", "b", max_requests=1)
     assert {c.text for c in found.values()} == {"re: a", "re: b"}
     assert server.billed_prompts() == {"a": 1, "b": 1}
+
+
+def test_a_failed_batch_is_not_taken_for_the_one_whose_answer_was_lost(server, tmp_path) -> None:
+    """The list shows the first attempt, for which there was no room, and not yet the second one."""
+    server.outcomes.append(NO_ROOM)
+    server.faults["create"] += [None, LOST]
+    real = server._create
+
+    def create(asked: dict):
+        server.lag = 2 * len(server.batches)
+        return real(asked)
+
+    server._create = create
+    assert ask(server, tmp_path, "a", settle_s=5.0)["a"].text == "re: a"
+    assert server.billed_prompts() == {"a": 1} and len(server.batches) == 2
+    keys = [h["idempotency-key"] for h in server.headers if h["step"] == "create"]
+    assert len(set(keys)) == 2
+
+
+def test_a_batch_that_was_refused_for_haste_is_not_looked_for(server, tmp_path) -> None:
+    server.faults["create"] += [Refusal(429), Refusal(429)]
+    ask(server, tmp_path, "a")
+    assert server.calls["create"] == 3 and server.calls["list_batches"] == 0
+
+
+def test_an_output_file_that_is_not_there_yet_is_waited_for(server, tmp_path) -> None:
+    server.faults["download"] += [Refusal(404), Refusal(404)]
+    assert ask(server, tmp_path, "a")["a"].text == "re: a"
 
 
 def test_other_servers_words_for_the_same_are_understood(server, tmp_path) -> None:
@@ -470,6 +499,19 @@ def test_an_answer_counts_more_than_an_error_for_the_same_line(server, tmp_path)
 
     server.tamper = tamper
     assert ask(server, tmp_path, "a")["a"].text == "re: a"
+
+
+def test_answers_are_read_once_each(tmp_path) -> None:
+    """Failures of a line that has an answer do not stay."""
+    good, bad = {"status_code": 200, "body": answer()}, refused(500, "oh")
+    lines = [
+        {"custom_id": name, "response": r} for name, r in (("a", bad), ("a", good), ("a", good), ("a", bad))
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    results = Results()
+    found = list(read_results(tmp_path / "x.jsonl", Wire("http://127.0.0.1", "m"), {"a"}, results))
+    assert [(name, x.text) for name, x in found] == [("a", "ok")]
+    assert (results.answered, results.failures) == ({"a"}, {})
 
 
 BROKEN = {
@@ -943,6 +985,22 @@ def test_a_client_killed_while_it_waits_for_an_answer_buys_nothing_twice(
     assert {c.text for c in ask(server, tmp_path, *"abcde").values()} == {f"re: {p}" for p in "abcde"}
     assert server.billed_prompts() == dict.fromkeys("abcde", 1) and len(server.batches) == 3
     assert left_in(tmp_path) == {"lock"} and Ledger(tmp_path / "l.db").spending().open_tokens == 0
+
+
+def test_a_file_that_vanished_with_a_dead_client_is_written_again(server, tmp_path, nursery) -> None:
+    """Half a file, too."""
+    for prompt, change in (("a", Path.unlink), ("b", lambda path: path.write_bytes(b"{"))):
+        server.faults["upload"].append(HOLD_BEFORE)
+        client = Client(nursery, server, tmp_path / "l.db", prompt)
+        assert server.held.wait(60)
+        client.kill()
+        server.held.clear()
+        server.release.set()
+        (left,) = (tmp_path / "l.db.batches").glob("*.jsonl")
+        change(left)
+        assert ask(server, tmp_path, prompt)[prompt].text == f"re: {prompt}"
+        server.release.clear()
+    assert server.billed_prompts() == {"a": 1, "b": 1}
 
 
 def test_a_client_killed_before_any_step_buys_nothing_twice(tmp_path, nursery) -> None:

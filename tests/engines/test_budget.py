@@ -218,7 +218,8 @@ def test_no_call_begins_that_could_pass_the_budget(tmp_path) -> None:
         one(account, requests[5])
     with pytest.raises(BudgetError):
         account.open("m", [(r, Sampling(max_new_tokens=1), 0) for r in requests[5:]])
-    same(summed(path), Spending(0, 40, 0, 452)), "all or none"
+    # All or none.
+    same(summed(path), Spending(0, 40, 0, 452))
 
 
 def test_the_budget_in_money_counts_what_is_under_way(tmp_path) -> None:

@@ -5,6 +5,7 @@ import base64
 import io
 import queue
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,13 +13,27 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mock_server import MockServer, completion, cut, flood, hang, refuses, reply, says, trickle
+from mock_server import (
+    MockServer,
+    Till,
+    completion,
+    cut,
+    flood,
+    hang,
+    refuses,
+    reply,
+    response,
+    says,
+    trickle,
+)
 from PIL import Image
 
 from surgr1.engines import openai_engine, wire
-from surgr1.engines.guard import PictureError
-from surgr1.engines.ledger import Ledger, LedgerEngine
+from surgr1.engines.budget import Account, Budget, BudgetError
+from surgr1.engines.guard import PictureError, PolicyError, response_input
+from surgr1.engines.ledger import Ledger, LedgerEngine, Spending
 from surgr1.engines.openai_engine import EndpointError, OpenAIEngine
+from surgr1.engines.pace import Pace
 from surgr1.engines.types import Completion, Request, Sampling
 
 GOOD = reply(completion())
@@ -529,3 +544,315 @@ def test_of_several_samples_only_the_failed_one_is_asked_again(tmp_path) -> None
         ((_, found),) = engine.generate(asking("q"), Sampling(n=3, seed=4))
         assert [c.finish_reason for c in found] == ["stop"] * 3
         assert [r["seed"] for r in server.requests] == [4, 5, 6, 5]
+
+
+# --- the Responses API
+
+
+def respond(body, status=200, **settings) -> tuple[Completion, MockServer]:
+    behaviour = body if callable(body) else reply(body, status)
+    settings = {"max_attempts": 1} | settings
+    return ask([behaviour], api="responses", **settings)
+
+
+def test_a_request_in_the_form_of_the_responses_api(picture) -> None:
+    """The whole body, as OpenAI's reference describes it; nothing is stored there."""
+    sampling = Sampling(max_new_tokens=90, temperature=0.5, top_p=0.9)
+    request = Request("1", "What?", (picture,), "public", system="Be brief.")
+    settings = {
+        "omit": ("top_k", "repetition_penalty", "seed"),
+        "extra_body": {"reasoning": {"effort": "low"}},
+    }
+    with MockServer([reply(response("<answer>x</answer>"))]) as server:
+        ((_, (found,)),) = engine_at(server, api="responses", **settings).generate([request], sampling)
+    url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    content = [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": "What?"}]
+    assert server.paths == ["/v1/responses"]
+    assert server.requests == [
+        {
+            "model": "m",
+            "instructions": "Be brief.",
+            "input": [{"role": "user", "content": content}],
+            "max_output_tokens": 90,
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "store": False,
+            "reasoning": {"effort": "low"},
+        }
+    ]
+    assert (found.text, found.finish_reason, found.error) == ("<answer>x</answer>", "stop", "")
+    assert (found.tokens_in, found.tokens_out) == (5, 2)
+
+
+def test_items_of_an_output_are_read_by_their_kind() -> None:
+    """Texts of messages are joined, thoughts stand before them, calls of tools do not count."""
+    (message,) = response("b", "c")["output"]
+    summary = {
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": "Maybe <answer>a</answer>?"}],
+    }
+    whole = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hmm"}]}
+    other = {"type": "web_search_call", "status": "completed"}
+    found, _ = respond(response(output=[summary, other, message]))
+    assert found.text == "<think>Maybe a?</think>bc"
+    found, _ = respond(response(output=[whole, message, message]))
+    assert found.text == "<think>Hmm</think>bcbc"
+    found, _ = respond(response(output=[{"type": "reasoning", "summary": []}, message]))
+    assert found.text == "bc"
+
+
+def test_a_response_that_is_cut_off_says_so() -> None:
+    cut_off = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    found, _ = respond(response("half an") | cut_off)
+    assert (found.text, found.finish_reason) == ("half an", "length")
+    found, _ = respond(response(output=[{"type": "reasoning", "summary": []}]) | cut_off)
+    assert (found.text, found.finish_reason) == ("", "length"), "all tokens went into hidden thoughts"
+
+
+REFUSAL = [{"type": "message", "content": [{"type": "refusal", "refusal": "I cannot look at this."}]}]
+RESPONSES_BLOCKED = {
+    "refusal": response(output=REFUSAL),
+    "filter": response("part", status="incomplete", incomplete_details={"reason": "content_filter"}),
+    "failed": response(output=[], status="failed", error={"code": "image_content_policy_violation"}),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES_BLOCKED)
+def test_a_blocked_response_is_not_an_error(name) -> None:
+    found, server = respond(RESPONSES_BLOCKED[name], max_attempts=3)
+    assert (found.finish_reason, found.text, len(server.requests)) == ("blocked", "", 1) and found.error
+    found, _ = respond(refuses(400, "flagged as violating our usage policy", code="invalid_prompt"))
+    assert found.finish_reason == "blocked"
+
+
+RESPONSES_PASSING = {
+    "still running": (response(output=[], status="in_progress"), "status 'in_progress'"),
+    "cancelled": (response(status="cancelled"), "status 'cancelled'"),
+    "unknown reason": (response(status="incomplete", incomplete_details={"reason": "x"}), "status 'x'"),
+    "no output": (response(output=None), "without output"),
+    "output of another type": (response(output=["a"]), "without output"),
+    "content of another type": (response(output=[{"type": "message", "content": "a"}]), "content is str"),
+    "text of another type": (
+        response(output=[{"type": "message", "content": [{"type": "output_text", "text": 3}]}]),
+        "content is int",
+    ),
+    "no text": (response(""), "without text"),
+    "no usage": (response(usage=None), "usage null"),
+    "another model": (response(model="other"), "answered by 'other'"),
+    "server error": (response(output=[], status="failed", error={"code": "server_error"}), "HTTP 500"),
+    "busy": (response(output=[], status="failed", error={"code": "rate_limit_exceeded"}), "HTTP 429"),
+    "gateway error": ({"error": {"code": 502, "message": "provider"}}, "HTTP 502: provider"),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES_PASSING)
+def test_a_response_that_may_pass_is_asked_again(name) -> None:
+    body, message = RESPONSES_PASSING[name]
+    found, _ = ask([reply(body), reply(response())], api="responses")
+    assert (found.text, found.attempts) == ("ok", 2)
+    found, _ = respond(body, deadline_s=0.5)
+    assert found.finish_reason == "error" and message in found.error
+
+
+def test_a_response_that_failed_for_its_own_reasons_is_not_asked_again() -> None:
+    failed = response(output=[], status="failed", error={"code": "invalid_image", "message": "broken"})
+    found, server = respond(failed, max_attempts=3)
+    assert (found.finish_reason, found.error, len(server.requests)) == ("error", "HTTP 400: broken", 1)
+
+
+def test_a_field_that_the_responses_api_does_not_know_is_named() -> None:
+    unknown = refuses(400, "Unknown parameter: 'seed'.", param="seed", code="unknown_parameter")
+    with pytest.raises(EndpointError, match="'seed': name it in omit"):
+        respond(unknown)
+    with pytest.raises(EndpointError, match="extra_body"):
+        OpenAIEngine("http://127.0.0.1:1/v1", "m", api="responses", extra_body={"store": True})
+    with pytest.raises(EndpointError, match="unknown 'completions'"):
+        OpenAIEngine("http://127.0.0.1:1/v1", "m", api="completions")
+
+
+def test_nothing_of_a_response_is_made_of_what_may_not_leave(tmp_path) -> None:
+    """The picture is not there: had it been opened, that would be the error."""
+    with pytest.raises(PolicyError):
+        response_input("local_only", "http://203.0.113.7/v1", prompt="q", pictures=[tmp_path / "none.png"])
+
+
+def test_the_api_and_an_empty_revision_are_not_in_the_identity() -> None:
+    def identity(**settings) -> str:
+        return OpenAIEngine("http://127.0.0.1:1/v1", "m", **settings).identity
+
+    assert identity() == identity(api="responses") == identity(revision="") == "m"
+    assert identity(omit=("top_k",)) == 'm {"extra_body": {}, "omit": ["top_k"]}', "as version 0.1.0 wrote it"
+    assert len({identity(), identity(revision="a"), identity(revision="b")}) == 3
+
+
+def test_a_key_is_not_in_what_is_printed_of_a_wire() -> None:
+    assert "sk-secret-1" not in repr(wire.Wire("http://127.0.0.1:1/v1", "m", key="sk-secret-1"))
+
+
+# --- the account
+
+
+def calls_of(path) -> list[tuple[str, str]]:
+    db = sqlite3.connect(path)
+    found = db.execute("SELECT id, state FROM calls ORDER BY id").fetchall()
+    db.close()
+    return found
+
+
+def accounted(path, server, budget=Budget(), **settings) -> LedgerEngine:  # noqa: B008
+    ledger = Ledger(path)
+    return LedgerEngine(engine_at(server, account=Account(ledger, budget), **settings), ledger)
+
+
+def test_each_call_has_its_row_before_it_is_sent_and_one_name_over_its_attempts(tmp_path) -> None:
+    path, seen = tmp_path / "l.sqlite", []
+
+    def looks(handler, closing) -> None:
+        seen.append((handler.headers["idempotency-key"], dict(calls_of(path))))
+        (refuses(500) if len(seen) < 3 else GOOD)(handler, closing)
+
+    with MockServer([looks]) as server:
+        ((_, (found,)),) = accounted(path, server).generate(asking("q"), Sampling())
+    (name,) = {name for name, _ in seen}
+    assert found.text == "ok" and [rows for _, rows in seen] == [{name: "open"}] * 3
+    assert calls_of(path) == [(name, "answered")]
+    assert Ledger(path).spending() == Spending(0, 7, 0, 0)
+
+
+def test_without_an_account_there_is_no_key() -> None:
+    _, server = ask([GOOD])
+    assert "idempotency-key" not in server.headers[0]
+
+
+def test_an_answer_of_no_use_is_asked_again_under_another_name(tmp_path) -> None:
+    """A server that honours the name would say the same again."""
+    path = tmp_path / "l.sqlite"
+    with MockServer([says({"content": ""}), GOOD]) as server:
+        ((_, (found,)),) = accounted(path, server).generate(asking("q"), Sampling())
+    first, second = [h["idempotency-key"] for h in server.headers]
+    assert found.text == "ok" and first != second
+    assert dict(calls_of(path)) == {first: "spoilt", second: "answered"}
+    assert Ledger(path).spending().tokens == 14, "both are paid for"
+
+
+@pytest.mark.parametrize(
+    "behaviour, state, settings",
+    [
+        (refuses(400, "too long"), "refused", {}),
+        (refuses(429, headers={"retry-after": "3600"}), "refused", {}),
+        (refuses(500), "open", {}),
+        (reply(b"<html>"), "open", {}),
+        (cut, "open", {}),
+        (hang, "open", {"timeout_s": 0.05}),
+        (hang, "open", {"deadline_s": 0.05}),
+        (says({"content": None}), "spoilt", {"max_attempts": 1}),
+        (says({}, reason="content_filter"), "answered", {}),
+    ],
+)
+def test_how_a_call_ends_that_brings_no_text(tmp_path, behaviour, state, settings) -> None:
+    """Open where the server may have done the work, so that it counts until it is asked again."""
+    path = tmp_path / "l.sqlite"
+    with MockServer([behaviour]) as server:
+        list(accounted(path, server, **{"max_attempts": 2} | settings).generate(asking("q"), Sampling()))
+    assert [s for _, s in calls_of(path)] == [state]
+
+
+def test_what_stops_the_run_leaves_nothing_to_pay(tmp_path) -> None:
+    path = tmp_path / "l.sqlite"
+    with MockServer([refuses(401)]) as server, pytest.raises(EndpointError):
+        list(accounted(path, server).generate(asking("q"), Sampling()))
+    assert [s for _, s in calls_of(path)] == ["refused"]
+
+
+def test_a_picture_that_cannot_be_sent_is_no_call(tmp_path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"BM not a picture")
+    with MockServer([GOOD]) as server, pytest.raises(PictureError):
+        list(accounted(tmp_path / "l", server).generate(asking("q", images=[picture]), Sampling()))
+    assert not server.requests and not calls_of(tmp_path / "l")
+
+
+def test_the_budget_stops_the_run_after_what_is_under_way(tmp_path) -> None:
+    """Room for 2 calls at their worst (13 + 87 tokens) at a time, and for more as answers take less. All of
+    them are yielded, and a larger budget goes on from there.
+    """
+    path = tmp_path / "l.sqlite"
+    requests, sampling = asking(*(f"q{k:02}"[:3] for k in range(40))), Sampling(max_new_tokens=87)
+    with MockServer([GOOD]) as server:
+        found = []
+        with pytest.raises(BudgetError, match="raise the budget"):
+            for request, _ in accounted(path, server, Budget(tokens=240)).generate(requests, sampling):
+                found.append(request.prompt)
+        # An answer takes 7 tokens: a last one at its worst fits beside 20 of them.
+        assert len(found) == len(set(found)) == len(server.requests) == 21
+        assert Ledger(path).spending() == Spending(0, 21 * 7, 0, 0)
+        rest = list(accounted(path, server, Budget(tokens=10**6)).generate(requests, sampling))
+        assert len(rest) == 40 and len(server.requests) == 40, "nothing is asked twice"
+
+
+def test_what_stands_between_two_that_lack_is_not_bought_again(tmp_path) -> None:
+    path = tmp_path / "l.sqlite"
+    with MockServer([GOOD]) as server:
+        list(accounted(path, server).generate(asking("q"), Sampling(first=1)))
+        ((_, found),) = accounted(path, server).generate(asking("q"), Sampling(n=3))
+        assert len(found) == 3 and len(server.requests) == 3
+
+
+def test_the_rate_is_kept_and_its_waits_are_not_the_servers(tmp_path) -> None:
+    """The deadline does not count them, nor does an answer's latency; one that is told to wait holds all."""
+    waits: list[float] = []
+
+    class Held(Pace):
+        async def admit(self, tokens) -> float:
+            waits.append(tokens)
+            await asyncio.sleep(0.3)
+            return 0.3
+
+        def hold(self, seconds) -> None:
+            waits.append(seconds)
+
+    script = [refuses(429, headers={"retry-after": "0.01"}), GOOD]
+    with MockServer(script) as server:
+        engine = engine_at(server, pace=Held(tokens_per_minute=1), deadline_s=0.25)
+        ((_, (found,)),) = engine.generate(asking("12345"), Sampling(max_new_tokens=50))
+    assert found.text == "ok" and found.latency_s < 0.3
+    assert waits == [64, 0.01, 64], "2 tokens of text, 12 around them and 50 at most for the answer"
+
+
+PAID = """
+import sys
+from pathlib import Path
+from surgr1.engines.budget import Account, Budget
+from surgr1.engines.ledger import Ledger, LedgerEngine
+from surgr1.engines.openai_engine import OpenAIEngine
+from surgr1.engines.types import Request, Sampling
+ledger = Ledger(Path(sys.argv[2]))
+settings = {"backoff_s": 0.001, "max_attempts": 20, "timeout_s": 0.5}
+endpoint = OpenAIEngine(sys.argv[1], "m", **settings, account=Account(ledger))
+requests = [Request(str(k), f"q{k}", (), "local_only") for k in range(150)]
+for request, (answer,) in LedgerEngine(endpoint, ledger).generate(requests, Sampling()):
+    print(request.prompt, answer.text.replace(" ", "-"), flush=True)
+"""
+
+
+def test_after_kills_and_faults_all_is_asked_and_billed_once(tmp_path) -> None:
+    """Killed three times in the middle of its work, with 5 % of the requests refused, failed or left."""
+    path, till = tmp_path / "l.sqlite", Till(faults=0.05, latency=0.02)
+    with MockServer([till]) as server:
+        command = [sys.executable, "-c", PAID, server.url, str(path)]
+        for kill in (30, 60, 90, None):
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            if kill is None:
+                lines = process.communicate(timeout=100)[0].splitlines()
+                break
+            for _ in range(kill):
+                process.stdout.readline()
+            process.kill()
+            process.communicate()
+        names = [name for name, state in calls_of(path) if state == "answered"]
+    assert sorted(names) == sorted(till.billed) and len(names) == len(set(names)) == 150
+    assert len(calls_of(path)) == 150, "no call is left open, none was made beside them"
+    assert len(server.requests) > 150, "some were asked again, under the same name"
+    assert sorted(line.split()[0] for line in lines) == sorted(f"q{k}" for k in range(150))
+    assert sorted(line.split()[1] for line in lines) == sorted(f"bill-{k}" for k in range(150))
+    assert Ledger(path).spending() == Spending(0, 150 * 7, 0, 0)

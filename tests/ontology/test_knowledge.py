@@ -147,6 +147,35 @@ def step_sequences(real_samples: Path) -> list[list[str]]:
     ]
 
 
+def phase_sequences(real_samples: Path) -> list[list[str]]:
+    """Without the files' stretches that are no phase ("out_of_body", "severe_index")."""
+    words = vocabulary("multibypass140", "phase")
+    bodies = [
+        json.loads(f.read_text())["phases"]
+        for f in sorted((real_samples / "multibypass140" / "labels").glob("*/labels_by70/*.json"))
+    ]
+    return [
+        [
+            words.from_native(p["label_name"])
+            for p in sorted(body, key=lambda p: p["start"])
+            if p["label_name"] in words.native
+        ]
+        for body in bodies
+    ]
+
+
+def test_phases_follow_each_other_in_published_labels_as_the_knowledge_allows(real_samples: Path) -> None:
+    phases = load_procedure(BYPASS).phases
+    allowed = {p.name: set(p.next) for p in phases}
+    pairs = [(a, b) for found in phase_sequences(real_samples) for a, b in pairwise(found) if a != b]
+    assert len(pairs) >= 70
+    assert not {(a, b) for a, b in pairs if b not in allowed[a]}
+    # Were everything allowed, this would hold of anything.
+    assert sum(len(p.next) for p in phases) < 0.45 * len(phases) * (len(phases) - 1)
+    backwards = [(b, a) for a, b in pairs]
+    assert sum(b not in allowed[a] for a, b in backwards) > 0.4 * len(backwards)
+
+
 def test_the_steps_are_the_46_of_multibypass140_in_their_order() -> None:
     names = [s.name for s in load_procedure(BYPASS).steps]
     assert names == list(vocabulary("multibypass140", "step").names)

@@ -321,9 +321,11 @@ class Run:
         try:
             found = self._api.create(batch.policy, batch.file_id, batch.name, attempt=batch.batch_id)
         except Again as trouble:
-            if trouble.limited:
-                # Too many requests: surely not created.
-                live.batch = self._store.move(batch, "uploaded")
+            # 429 is surely not created; after anything else the wait for the list begins now.
+            live.batch = self._store.move(batch, "uploaded" if trouble.limited else "creating")
+            if trouble.limited and _QUOTA.search(str(trouble)):
+                self._hold(live, str(trouble))
+                return
             raise
         except EndpointError:
             self._store.move(batch, "uploaded")

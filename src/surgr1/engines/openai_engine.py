@@ -131,19 +131,41 @@ class OpenAIEngine:
         jobs = ((at, k) for at in range(len(requests)) for k in range(sampling.n))
         found: dict[int, dict[int, Completion]] = {}
         spent: list[BudgetError] = []
+        under_way, ends, ended = 0, 0, asyncio.Event()
+
+        async def within_budget(door: AsyncDoor, at: int, k: int) -> Completion | None:
+            """A call that does not fit waits for the others, which may take less than they hold. None when
+            there is nobody left to wait for.
+            """
+            nonlocal under_way, ends
+            while not spent:
+                under_way, before = under_way + 1, ends
+                try:
+                    completion = await self._ask(door, requests[at], sampling, k)
+                except BudgetError as error:
+                    under_way -= 1
+                    if ends != before:
+                        # One has ended since: it may fit now.
+                        continue
+                    if under_way:
+                        ended.clear()
+                        await ended.wait()
+                    else:
+                        spent.append(error)
+                        ended.set()
+                else:
+                    under_way, ends = under_way - 1, ends + 1
+                    ended.set()
+                    return completion
+            return None
 
         async def work() -> None:
             # A pool of one connection for each worker: httpcore looks through a whole pool several times a
             # request, and asks the system about each idle connection.
             async with AsyncDoor(self._base_url, connections=1) as door:
                 for at, k in jobs:
-                    if spent:
-                        break
-                    try:
-                        completion = await self._ask(door, requests[at], sampling, k)
-                    except BudgetError as error:
-                        # What is under way is paid for: it ends first.
-                        spent.append(error)
+                    completion = await within_budget(door, at, k)
+                    if completion is None:
                         break
                     answers = found.setdefault(at, {})
                     answers[k] = completion
@@ -165,8 +187,7 @@ class OpenAIEngine:
         turn = _Turn(self._account)
         start = time.monotonic()
         attempt = failures = 0
-        waited = 0.0
-        error = ""
+        waited, asking, error = 0.0, False, ""
         answer: Answer | None = None
         try:
             async with asyncio.timeout(self._deadline) as deadline:
@@ -174,10 +195,11 @@ class OpenAIEngine:
                     if self._pace:
                         waited += await self._admitted(self._pace, request, sampling, deadline)
                     attempt += 1
+                    asking = True
                     try:
                         answer = await self._attempt(door, request, sampling, k, turn)
                     except Again as trouble:
-                        error = str(trouble)
+                        asking, error = False, str(trouble)
                         turn.failed(trouble)
                         failures += not trouble.limited
                         pause = min(self._backoff * 2.0 ** min(attempt - 1, 16), _LONGEST_PAUSE)
@@ -192,7 +214,7 @@ class OpenAIEngine:
         except Failed as failure:
             error = str(failure)
         except TimeoutError:
-            turn.unknown = True
+            turn.unknown = turn.unknown or asking
             error = f"deadline of {self._deadline:g} s passed{f'; last: {error}' if error else ''}"
         except _Known as known:
             return known.completion

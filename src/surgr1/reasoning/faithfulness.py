@@ -12,6 +12,7 @@ from surgr1.ontology.tasks import Task
 from surgr1.reasoning.answers import Box, normalise
 from surgr1.reasoning.lexicon import (
     ANY,
+    COMPARED,
     COUNTERFACTUAL,
     ELSEWHEN,
     HEDGES,
@@ -72,8 +73,10 @@ def check_trace(
         ),
         *check_prose(parsed.levels, boxes),
     ]
-    if seen.labels.tools is not None and task in _WHOLE_SCENE:
-        findings.append(_grounded(parsed, seen))
+    if seen.labels.tools is not None:
+        findings.append(_mentioned(parsed, seen))
+        if task in _WHOLE_SCENE:
+            findings.append(_grounded(parsed, seen))
     if seen.labels.triplets is not None and task is Task.TRIPLET_EXTRACTION:
         findings.append(_relations(parsed, statements, seen, seen.labels.triplets))
     findings += [_built_on(parsed, statements, seen, level) for level in (2, 3) if level <= task.level]
@@ -142,6 +145,24 @@ def _vocabulary(statements: Iterable[Statement], seen: Seen, allowed: Iterable[s
 _THINGS = ("tool", "tissue", "place", "count")
 
 
+def _mentioned(parsed: ParsedTrace, seen: Seen) -> Finding:
+    """No tool that the labels exclude stands anywhere in a sentence that denies, compares and supposes
+    nothing ("smoke is cleared by the suction instrument").
+    """
+    wrong = []
+    for level, text in parsed.levels.items():
+        for tokens in _now(text, seen):
+            if any(t.type == "negator" or t.value in COMPARED for t in tokens):
+                continue
+            words = " ".join(t.value for t in tokens)
+            claims = [
+                Statement("tool", level, t.value, "seen", text=words) for t in tokens if t.type == "tool"
+            ]
+            wrong += [j for j in judge(claims, seen) if j.verdict == "refuted"]
+    said = "; ".join(dict.fromkeys(f"names {j.statement.subject} ({j.reason})" for j in wrong))
+    return Finding("tools_supported", not wrong, said)
+
+
 def _grounded(parsed: ParsedTrace, seen: Seen) -> Finding:
     named = _established(parsed, seen, (1,))
     missing = [t for t in seen.labels.tools or () if not any(same_thing(n, t) for n in named)]
@@ -172,6 +193,8 @@ def _relations(
             verbs = {
                 "clip" if t.value == "clips set" else t.value for t in tokens if t.type in ("verb", "finding")
             }
+            if "specimen bag" in names and any(t.value == "into" for t in tokens):
+                verbs.add("pack")
             named = any(same_thing(n, target) for n in names) or (not names and len(told) <= 1)
             if verb in verbs and named and (not tools or any(same_thing(t, tool) for t in tools)):
                 return True
@@ -182,17 +205,20 @@ def _relations(
 
 
 def _now(text: str, seen: Seen) -> list[list[Token]]:
-    """The tokens of each sentence of what is said of this moment: without counterfactuals, other times and
-    hedges, and only up to a clause of purpose or time.
+    """The tokens of each sentence of what is said of this moment: without clauses of time, and no sentence
+    that supposes, hedges or tells of another time.
     """
     found = []
     for sentence in sentences(text):
-        tokens = lexicon(seen.procedure).tokens(sentence)
-        end = next(
-            (k for k, t in enumerate(tokens) if t.type == "separator" and t.value in UNREAD), len(tokens)
-        )
-        if not {t.value for t in tokens[:end]} & _UNREAL:
-            found.append(list(tokens[:end]))
+        read: list[Token] = []
+        skipping = False
+        for token in lexicon(seen.procedure).tokens(sentence):
+            if token.type == "separator" and (token.value in UNREAD or token.value == ","):
+                skipping = token.value != ","
+            if not skipping:
+                read.append(token)
+        if not {t.value for t in read} & _UNREAL:
+            found.append(read)
     return found
 
 
@@ -249,6 +275,7 @@ def _built_on(parsed: ParsedTrace, statements: Sequence[Statement], seen: Seen, 
         if level == 3
         and s.kind == "deed"
         and s.subject not in ("", ANY)
+        and s.predicate != NULL
         and s.object not in ("", *_COMMON)
         and not _told(s, told)
     ]

@@ -153,7 +153,13 @@ FINDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("pouch and jejunal loop ~ (brought together|side by side)( and opened)?",),
     ),
     ("stomach and bowel joined", ("stomach and (bowel|jejunum) ~ joined",)),
-    ("dye in the pouch", ("(blue )?dye (fills|in|inside|distends) (joined )?pouch",)),
+    (
+        "dye in the pouch",
+        (
+            "(blue )?dye (fills|in|inside|distends) (joined )?pouch",
+            "(joined )?pouch ~ (filled with|full of|distended by) (blue )?dye",
+        ),
+    ),
     ("dye used", ("dye ~ (used|injected)( to look for leak)?",)),
     ("bowel divided", ("(bowel loop|bowel|jejunum) ~ divided( beside mesentery)?",)),
     ("gap under the mesentery being sewn", ("gap under (raised )?mesentery ~ (sewn|sutured|closed)",)),

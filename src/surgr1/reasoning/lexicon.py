@@ -53,13 +53,13 @@ HEDGES = _set(
 )
 COUNTERFACTUAL = _set("would unless")
 """One of these in a sentence: what it says is not so, or not said to be."""
-ELSEWHEN = _set("earlier previously formerly beforehand had later")
+ELSEWHEN = _set("earlier previously formerly beforehand had later ago")
 """One of these in a sentence: what is done, and with what, is not in this picture."""
 COMPARED = _set("unlike than resembles like")
 """What stands after these is compared with, not claimed."""
 TIMES = _set(
     "before after next previous previously until later following prior finished complete completed done over"
-    " ready toward towards soon excluded ruled far"
+    " ready toward towards soon excluded ruled far past follow"
 )
 ARTICLES = _set("the a an its their any some")
 MET = _set("met unmet fulfilled satisfied achieved")
@@ -112,6 +112,16 @@ _VERB_PHRASES = {
     "aspirate": "draws off, drawn off, takes up, taken up, clears away",
     "touch": "works on, working on, works at, working at, worked on",
 }
+_TOOLS_AS_VERBS = frozenset({"clamps", "hooks"})
+"""After another tool these are what it does."""
+NOUN, CLAIM = "noun", "claim"
+"""`Token.entity` of a verb's noun ("traction on"), whose doer may be elsewhere; of words that claim a
+criterion without its name.
+"""
+_CRITERION_WORDS = {
+    "C2": ("cleared for visibility", "cleared of fat and fibrous tissue"),
+    "C3": ("lower gallbladder is detached", "detached from liver bed", "lower third is detached"),
+}
 _NOUNS_OF_VERBS = {
     "grasping": "grasp",
     "retraction": "retract",
@@ -147,6 +157,7 @@ _SHORT = {
         "duct": "cystic duct",
         "artery": "cystic artery",
         "bag": "specimen bag",
+        "pedicle": "cystic pedicle",
         "abdominal wall": "abdominal wall cavity",
         "bile duct": "",
         "fat": "fat",
@@ -276,8 +287,10 @@ class Lexicon:
         for stranger in STRANGERS:
             self._add("tool", stranger, _plurals(stranger))
         for dataset, kind in product(_DATASETS, ("tool", "target", "tissue")):
-            if has_vocabulary(dataset, kind):
-                for alias, name in vocabulary(dataset, kind).aliases.items():
+            # Aliases of what belongs here: GraSP's "curved scissors" are plain scissors elsewhere.
+            aliases = vocabulary(dataset, kind).aliases if has_vocabulary(dataset, kind) else {}
+            for alias, name in aliases.items():
+                if procedure.entity(name):
                     self._add(role(name), name, _plurals(alias))
 
     def _add_activities(self, procedure: Procedure) -> None:
@@ -305,7 +318,12 @@ class Lexicon:
 
     def _add_phrases(self) -> None:
         for noun, verb in _NOUNS_OF_VERBS.items():
-            self._add("verb", verb, (f"{noun} of", f"{noun} on"))
+            for words in (f"{noun} of", f"{noun} on"):
+                self._phrases.setdefault(words, Token("verb", verb, entity=NOUN))
+        if self.has_criteria:
+            for criterion, phrases in _CRITERION_WORDS.items():
+                for words in phrases:
+                    self._phrases.setdefault(_key(words), Token("criterion", criterion, entity=CLAIM))
         for lead, what in product(
             ("places", "placing", "applies", "applying", "set", "sets", "setting", "fires", "puts"),
             ("clip", "clips", "two clips"),
@@ -338,40 +356,46 @@ class Lexicon:
     def read(self, sentence: str) -> Iterator[Token]:
         """`tokens`, without remembering them."""
         text = self._looks.sub("", sentence)
-        opening = first_words()
         claims = bool(CLAIMS.search(text))
         of_criteria = self.has_criteria and bool(CRITERIA_CONTEXT.search(text))
-        findings, names = _findings()
-        at = 0
+        at, before = 0, ""
         while at < len(text):
             if text[at] in " ,:":
                 if text[at] != " ":
+                    before = ""
                     yield Token("separator", text[at])
                 at += 1
                 continue
             word = _WORD.match(text, at)
             assert word is not None  # what is neither space, comma nor colon starts a word
-            known = word.group() in self._starts
-            match: re.Match[str] | None
-            if match := self._named(text, at, word.group()):
-                # A phase may be called after an organ: "the phase is dorsal venous complex".
-                yield self._labels[_key(match.group())]
-            elif known and of_criteria and (match := self._criteria_pattern.match(text, at)):
-                yield self._criteria[_key(match.group())]
-            elif word.group() in opening and (match := findings.match(text, at)):
-                words = match.group().split()
-                at_words = (self._pattern.match(" ".join(words[k:])) for k in range(len(words)))
-                named = (self._phrases[_key(m.group())] for m in at_words if m)
-                entity = next((t.value for t in named if t.type in ("tool", "tissue")), "")
-                negators = sum(w in NEGATORS - BACKWARD for w in words)
-                yield Token("finding", names[(match.lastindex or 1) - 1], negators, entity)
-            elif known and (match := self._pattern.match(text, at)):
-                said = match.group() in self._single and not claims
-                yield Token("word", match.group()) if said else self._phrases[_key(match.group())]
+            if before == "tool" and word.group() in _TOOLS_AS_VERBS:
+                token, at = Token("word", word.group()), word.end()
             else:
-                match = word
-                yield Token("word", match.group())
-            at = match.end()
+                token, at = self._token(text, word, claims, of_criteria)
+            before = before if token.value in ARTICLES else token.type
+            yield token
+
+    def _token(self, text: str, word: "re.Match[str]", claims: bool, of_criteria: bool) -> tuple[Token, int]:
+        """The token that starts with a word, and where it ends."""
+        at, known = word.start(), word.group() in self._starts
+        if match := self._named(text, at, word.group()):
+            # A phase may be called after an organ: "the phase is dorsal venous complex".
+            return self._labels[_key(match.group())], match.end()
+        if known and of_criteria and (match := self._criteria_pattern.match(text, at)):
+            return self._criteria[_key(match.group())], match.end()
+        findings, names = _findings()
+        if word.group() in first_words() and (match := findings.match(text, at)):
+            words = match.group().split()
+            at_words = (self._pattern.match(" ".join(words[k:])) for k in range(len(words)))
+            named = (self._phrases[_key(m.group())] for m in at_words if m)
+            entity = next((t.value for t in named if t.type in ("tool", "tissue")), "")
+            negators = sum(w in NEGATORS - BACKWARD for w in words)
+            return Token("finding", names[(match.lastindex or 1) - 1], negators, entity), match.end()
+        if known and (match := self._pattern.match(text, at)):
+            if match.group() in self._single and not claims:
+                return Token("word", match.group()), match.end()
+            return self._phrases[_key(match.group())], match.end()
+        return Token("word", word.group()), word.end()
 
     def _named(self, text: str, at: int, word: str) -> "re.Match[str] | None":
         """The phase, step or action named at `at`, where the words before say that a name follows."""
@@ -386,7 +410,10 @@ def _tokens(lexicon: Lexicon, sentence: str) -> tuple[Token, ...]:
 
 
 _WORD = re.compile(r"[^ ,:]+")
-_NAMING = re.compile(r"\b(?:(?:phase|stage|step|action) is|this (?:is|fits)) (?:the )?$")
+_NAMING = re.compile(
+    r"\b(?:(?:phase|stage|step|action) is|this (?:is|fits)) (?:(?:clearly|probably|therefore|thus|now|again"
+    r"|most likely) )*(?:the )?$"
+)
 
 
 @lru_cache

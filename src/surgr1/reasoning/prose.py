@@ -48,6 +48,8 @@ _LEAK = re.compile(
             r"\b(?:i|we)\s+(?:already\s+)?(?:know|knew)\b[^.]{0,60}\b(?:answer|in advance|beforehand)\b",
             r"\b(?:must|has to|have to|need(?:s)? to|should)\s+(?:arrive at|lead to|justify|end with|match)\b"
             r"[^.]{0,40}\b(?:answer|expected|given)\b",
+            r"\b(?:given|provided|supplied|specified)\s+(?:triplets?|phases?|actions?|steps?|box(?:es)?|category|list"
+            r"|verdict|criteri(?:on|a)|terms?)\b",
             r"\bwork(?:ing|ed)?\s+backwards?\b",
             r"\b(?:question|task)\s+(?:\w+\s+)?(?:says?|states?|tells?|gives?|told|indicates?|specifies|already)\b",
             r"\bhint(?:s|ed)?\s+(?:in|by|from|of)\s+the\s+(?:question|task|file|user)\b",
@@ -100,8 +102,8 @@ _FOREIGN = frozenset(
     re.split(
         r"\s+",
         "und ist nicht der das mit ein eine einer wird auf dem den von zum zur sich sind im bei le la les des"
-        " est une dans avec sur pas qui du et aux sont el los las una con por que está del esta il lo gli è nel"
-        " della che di os uma não com ao het een van op de en niet zijn",
+        " est une dans avec sur pas qui du et aux sont el los las una con por que está del esta il lo gli è"
+        " nel della che di os uma não com ao het een van op de en niet zijn",
     )
 )
 """Function words of other languages that English has not; three in a sentence are no name."""

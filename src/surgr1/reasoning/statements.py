@@ -18,6 +18,7 @@ from surgr1.reasoning.lexicon import (
     ANY,
     ARTICLES,
     BACKWARD,
+    CLAIM,
     COMPARED,
     COUNTERFACTUAL,
     ELSEWHEN,
@@ -26,6 +27,7 @@ from surgr1.reasoning.lexicon import (
     HELD,
     LANDMARK,
     MET,
+    NOUN,
     NULL,
     OPENING,
     PRESENCE,
@@ -142,8 +144,15 @@ class _Sentence:
         self.elsewhen = any(
             t.value in ELSEWHEN for separator, c in clauses if separator not in UNREAD for t in c
         )
+        unread = False
         for index, (separator, clause) in enumerate(clauses):
-            self._clause(index, separator, clause, clauses)
+            # "Before the duct and the artery are divided" is one clause of time.
+            joined = separator in ("and", "or", "nor") and f", {separator} " not in self.text
+            unread = separator in UNREAD or (unread and joined)
+            if separator == "which":
+                named = [t.value for t in clauses[index - 1][1] if t.type in ("tool", "tissue")]
+                self.last = named[-1] if named else self.last
+            self._clause(index, separator, clause, clauses, unread)
         if self.place:
             self._emit("other", "", "unread", f"at {self.place}")
         return self.found
@@ -154,14 +163,19 @@ class _Sentence:
         self.found.append(Statement(kind, self.level, subject, predicate, object_, negated, self.text))
 
     def _clause(
-        self, index: int, separator: str, clause: list[Token], clauses: list[tuple[str, list[Token]]]
+        self,
+        index: int,
+        separator: str,
+        clause: list[Token],
+        clauses: list[tuple[str, list[Token]]],
+        unread: bool,
     ) -> None:
         before = len(self.found)
         words = {t.value for t in clause if t.type == "word"}
         negation = _scopes(clause)
         denied = self._carried(index, separator, clauses, negation)
         understood = False
-        if words & HEDGES or separator in UNREAD:
+        if words & HEDGES or unread:
             pass
         elif any(t.type == "nobody" for t in clause):
             self._emit("deed", ANY, "acts", negated=True)
@@ -254,6 +268,7 @@ class _Sentence:
         words = {t.value for t in clause if t.type == "word"}
         marks = [(k, t) for k, t in enumerate(clause) if t.type == "criterion"]
         holds = bool(words & MET)
+        claimed = any(t.entity == CLAIM for _, t in marks)
         if self.lexicon.has_criteria and len(numbers) == 2 and numbers[1] == "3" and "of" in words:
             self._emit("count", "criteria", "number", numbers[0])
             return True
@@ -261,7 +276,7 @@ class _Sentence:
         if numbers and marks and all(t.value == ANY for _, t in marks) and holds and not denies:
             self._emit("count", "criteria", "number", numbers[0])
             return True
-        if marks and not HELD.search(self.text):
+        if marks and not claimed and not HELD.search(self.text):
             return False
         named = [(k, t) for k, t in marks if t.value != ANY] or marks
         if not named:
@@ -334,6 +349,11 @@ class _Sentence:
         elif not self.agents and self.present:
             # "The grasper, at the top left, retracts ...", "Using the hook, the surgeon ..."
             self.agents = (self.present,)
+        if all(clause[k].entity == NOUN for k in verbs):
+            # "Traction on the gallbladder" by whom, is not said before.
+            self.agents = tuple(
+                t.value for k, t in enumerate(clause) if t.type == "tool" and _after(clause, k, AGENT)
+            )
         items = [k for k, t in enumerate(clause) if t.type in _ITEMS]
         negators = sum(t.type == "negator" for t in clause)
         # "Nothing has been clipped or divided."
@@ -375,7 +395,7 @@ class _Sentence:
     ) -> None:
         """Entities seen or not seen, how many, where. `rest` is what ends the list the clause is part of."""
         entities = [k for k, t in enumerate(clause) if t.type in ("tool", "tissue", "instrument")]
-        places = [k for k, t in enumerate(clause) if t.type == "place"]
+        places = [k for k, t in enumerate(clause) if t.type == "place" and not _relative(clause, k)]
         for k, token in enumerate(clause):
             if token.type == "structure" and negation[k] and not entities and _denies_presence(clause, rest):
                 self._emit("tissue", ANY, "seen", negated=True)
@@ -396,8 +416,9 @@ class _Sentence:
             token = clause[k]
             subject = ANY if token.type == "instrument" else token.value
             odd = negation[k] != denied
-            if subject == ANY and odd and self.found and not _seeing(clause):
-                # "... is a reflection and no instrument" says what something is.
+            opens = clause[0].type == "negator" and not self.found
+            if subject == ANY and odd and not denied and not opens and not _seeing(clause):
+                # "The glint is a reflection and no instrument" says what something is.
                 continue
             number = _number_before(clause, k)
             kind: Kind = "tool" if token.type == "instrument" or subject in self.lexicon.tools else "tissue"
@@ -507,6 +528,15 @@ def _denies_presence(clause: list[Token], rest: list[Token]) -> bool:
     """Whether nothing but words of seeing follows the first negator."""
     first = next((k for k, t in enumerate(clause) if t.type == "negator"), 0)
     return all(t.type != "word" or t.value in PRESENCE | ARTICLES for t in [*clause[first:], *rest])
+
+
+_PICTURE = frozenset({"image", "frame", "picture", "field", "view", "scene", "photo", "screen"})
+
+
+def _relative(clause: list[Token], k: int) -> bool:
+    """Whether a place is that of one thing to another: "to the right of the hook", not "of the image"."""
+    rest = [t.value for t in clause[k + 1 :] if t.value not in ARTICLES]
+    return bool(rest) and rest[0] == "of" and not (len(rest) > 1 and _PICTURE & set(rest[1:4]))
 
 
 def _seeing(clause: list[Token]) -> bool:

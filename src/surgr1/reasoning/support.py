@@ -171,6 +171,9 @@ def _excluded(tool: str, seen: Seen) -> bool:
 def _tissue(s: Statement, seen: Seen) -> _Finding:
     targets = {target for _, _, target in seen.labels.triplets or ()}
     tissues = seen.labels.tissues
+    if s.negated and s.subject == "blood vessel":
+        # "It is the ureter and no vessel": which vessel, is not said.
+        return None, "of no vessel by name"
     if s.subject in targets or (tissues is not None and _in(s.subject, tissues)):
         return True, "labelled"
     if tissues is None:
@@ -313,7 +316,7 @@ def _cue(s: Statement, seen: Seen) -> _Finding:
     return None, f"{s.subject}: not labelled"
 
 
-_EVERYWHERE = frozenset((*THINGS.values(), "needle held", "needle handled"))
+_EVERYWHERE = frozenset((*THINGS.values(), "needle held", "needle handled", "thread taut"))
 _LASTING = frozenset(("bare bed", "organ divided", "omentum divided", "staple line across the stomach"))
 """What stays so in all later phases."""
 

@@ -11,7 +11,16 @@ from surgr1.corpora.schema import Sample
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import has_vocabulary, vocabulary
-from surgr1.reasoning.answers import AnswerSpec, Box, extract, iou, parse_boxes, same_answer, spec_for
+from surgr1.reasoning.answers import (
+    AnswerSpec,
+    Box,
+    extract,
+    iou,
+    normalise,
+    parse_boxes,
+    same_answer,
+    spec_for,
+)
 from surgr1.reasoning.faithfulness import check_trace
 from surgr1.reasoning.prose import Finding
 from surgr1.reasoning.support import Seen
@@ -54,6 +63,8 @@ def is_right(prediction: str | None, label: str, spec: AnswerSpec) -> bool:
         return False
     if spec.kind == "box":
         return iou(parse_boxes(prediction)[0], parse_boxes(label)[0]) >= BOX_IOU
+    if spec.kind == "text":
+        label = normalise(label)
     return same_answer(prediction, label, spec)
 
 

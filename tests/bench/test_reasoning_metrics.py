@@ -33,7 +33,7 @@ from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import triplet_parts, vocabulary
 from surgr1.reasoning.trace import render
-from surgr1.synthesis.teachers import OfflineTeacher
+from surgr1.synthesis.offline import OfflineTeacher
 
 CHOLECYSTECTOMY = "laparoscopic cholecystectomy"
 PROSTATECTOMY = "robot-assisted radical prostatectomy"

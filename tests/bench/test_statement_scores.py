@@ -20,7 +20,7 @@ from surgr1.reasoning.statements import read, read_text
 from surgr1.reasoning.trace import parse, render
 from surgr1.simulator.anatomy import IDS
 from surgr1.simulator.world import SimPlan, Tree, simulate
-from surgr1.synthesis.teachers import _ORDINAL, OfflineTeacher
+from surgr1.synthesis.offline import _PRESENT, OfflineTeacher
 
 CHOLECYSTECTOMY = "laparoscopic cholecystectomy"
 STATE = {
@@ -318,11 +318,11 @@ def corruptions(sample, trace, truth: TruthRow):
             moved = parts[n + 1].replace(where, other(GRID, *taken), 1)
             yield "place", " at the ".join([*parts[: n + 1], moved, *parts[n + 2 :]]) + mark + tail
     for tool, verb, target in sample.labels.triplets or ():
-        said = f"The {tool} {_ORDINAL.get(verb, '')} the {target}."
+        said = f"The {tool} {_PRESENT.get(verb, '')} the {target}."
         if said in tail:
             acts = {i.verb for i in truth.instruments if (i.tool, i.target) == (tool, target)}
             aims = {i.target for i in truth.instruments if (i.tool, i.verb) == (tool, verb)}
-            wrong = said.replace(_ORDINAL[verb], _ORDINAL[other(_ORDINAL, *acts)])
+            wrong = said.replace(_PRESENT[verb], _PRESENT[other(_PRESENT, *acts)])
             yield "verb", head + mark + tail.replace(said, wrong, 1)
             wrong = said.replace(f"the {target}", f"the {other([t.name for t in procedure.tissues], *aims)}")
             yield "target", head + mark + tail.replace(said, wrong, 1)
@@ -428,7 +428,7 @@ def free_facts(truth: TruthRow):
         if i.verb and i.verb != "null verb":
             aims = {j.target for j in truth.instruments if (j.tool, j.verb) == (i.tool, i.verb)}
             wrong = other([t.name for t in procedure.tissues], *aims)
-            agent, verb = i.tool, _ORDINAL[i.verb]
+            agent, verb = i.tool, _PRESENT[i.verb]
             yield "deed", f"Here the {agent} {verb} the {{}}", i.target, wrong
             seen_doing = {j.tool for j in truth.instruments if (j.verb, j.target) == (i.verb, i.target)}
             wrong = other(["bipolar", "scissors", "irrigator", "hook"], *seen_doing)

@@ -15,7 +15,7 @@ from surgr1.corpora.doctor import examine, layouts_of
 from surgr1.corpora.files import LabelError, LayoutError
 from surgr1.corpora.sources import Source, read_source
 from surgr1.ontology.tasks import Task
-from surgr1.synthesis.teachers import aspects
+from surgr1.synthesis.offline import aspects
 
 PAGE = (Path(__file__).parents[2] / "docs/external-data.md").read_text()
 

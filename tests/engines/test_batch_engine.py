@@ -38,6 +38,14 @@ from surgr1.ontology.errors import Stopped
 QUICK = {"poll_s": 0.004, "settle_s": 0.04, "patience_s": 0.0, "attempts": 4}
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Also where the tests run in the background, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def server():
     with BatchServer() as running:

@@ -48,6 +48,7 @@ class PictureError(SurgR1Error):
     """A picture that cannot be sent: missing, or of a kind that endpoints do not read."""
 
 
+@lru_cache(maxsize=64)
 def host_of(url: str) -> str:
     """The host as it is connected to. Raises PolicyError on addresses that are none, that hide their host
     behind a user name, or have an IPv6 zone.

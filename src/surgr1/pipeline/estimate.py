@@ -14,7 +14,7 @@ from surgr1.corpora.schema import Sample
 from surgr1.pipeline.recipe import RecipeError
 from surgr1.pipeline.stages import SALTS, Run
 from surgr1.synthesis.conversations import Conversation, trace_conversation, vqa_conversation
-from surgr1.synthesis.teachers import OfflineTeacher
+from surgr1.synthesis.offline import OfflineTeacher
 from surgr1.training.grpo import GRPOStage
 from surgr1.training.lora import Lora
 from surgr1.training.memory import BYTES, Counts, Kept, count, measure_kept

@@ -165,7 +165,9 @@ def _mentioned(parsed: ParsedTrace, seen: Seen) -> Finding:
 
 def _grounded(parsed: ParsedTrace, seen: Seen) -> Finding:
     named = _established(parsed, seen, (1,))
-    missing = [t for t in seen.labels.tools or () if not any(same_thing(n, t) for n in named)]
+    # Not a class such as EndoVis17's "other", which is no thing one can name.
+    known = [t for t in seen.labels.tools or () if seen.procedure.entity(t)]
+    missing = [t for t in known if not any(same_thing(n, t) for n in named)]
     return Finding("tools_grounded", not missing, f"Level 1 does not establish {', '.join(missing)}")
 
 

@@ -162,7 +162,10 @@ FINDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("dye used", ("dye ~ (used|injected)( to look for leak)?",)),
     ("bowel divided", ("(bowel loop|bowel|jejunum) ~ divided( beside mesentery)?",)),
-    ("gap under the mesentery being sewn", ("gap under (raised )?mesentery ~ (sewn|sutured|closed)",)),
+    (
+        "gap under the mesentery being sewn",
+        ("gap (under|behind) (raised )?mesentery ~ (sewn|sutured|closed)",),
+    ),
     ("needle closing the space", ("needle (closes|closing) space( behind limb)?",)),
     (
         "loops side by side and opened",

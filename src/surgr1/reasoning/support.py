@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal, Protocol
 
 from surgr1.ontology.procedures import Procedure
-from surgr1.ontology.vocabularies import has_vocabulary, vocabulary
+from surgr1.ontology.vocabularies import has_vocabulary, layout_of, vocabulary
 from surgr1.reasoning.findings import THINGS
 from surgr1.reasoning.lexicon import ANY, NULL
 from surgr1.reasoning.statements import Statement, read_text
@@ -114,6 +114,9 @@ def _judged(statement: Statement, seen: Seen) -> Judged:
 def _closed(dataset: str, kind: str, procedure: Procedure) -> frozenset[str]:
     if has_vocabulary(dataset, kind):
         return frozenset(vocabulary(dataset, kind).names)
+    if layout_of(dataset) == "sar-rarp50":
+        # Its masks tell instruments apart only in part.
+        return frozenset()
     parts = {"tool": procedure.tools, "tissue": procedure.tissues}[kind]
     return frozenset(e.name for e in parts)
 

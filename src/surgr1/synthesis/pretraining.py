@@ -19,7 +19,7 @@ from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.reasoning.trace import render
 from surgr1.synthesis.conversations import Conversation
-from surgr1.synthesis.teachers import OfflineTeacher, aspects
+from surgr1.synthesis.offline import OfflineTeacher, aspects
 
 BEARING = {
     Task.TOOL_RECOGNITION: ("instruments",),

@@ -24,6 +24,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -138,11 +139,13 @@ def make_requests(pictures: list[Path], calls: int) -> list[Request]:
     return [Request(str(k), f"{PROMPT}{k}", (pictures[k % PICTURES],), "local_only") for k in range(calls)]
 
 
-def our_engine(port: int, ledger: Ledger, api: str, concurrency: int) -> LedgerEngine:
+def our_engine(
+    port: int, ledger: Ledger, api: str, concurrency: int, host: str = "127.0.0.1"
+) -> LedgerEngine:
     """All that a real run has."""
     account = Account(ledger, Budget(money=1e6, price=read_prices()["gpt-5.1"]))
     engine = OpenAIEngine(
-        f"http://127.0.0.1:{port}/v1",
+        f"http://{host}:{port}/v1",
         "m",
         api=api,
         api_key="sk-benchmark",
@@ -156,9 +159,11 @@ def our_engine(port: int, ledger: Ledger, api: str, concurrency: int) -> LedgerE
     return LedgerEngine(engine, ledger)
 
 
-def ours(port: int, requests: list[Request], folder: Path, api: str, concurrency: int) -> int:
+def ours(
+    port: int, requests: list[Request], folder: Path, api: str, concurrency: int, host: str = "127.0.0.1"
+) -> int:
     ledger = Ledger(folder / "ledger.sqlite")
-    engine = our_engine(port, ledger, api, concurrency)
+    engine = our_engine(port, ledger, api, concurrency, host)
     good = sum(c.finish_reason == "stop" for _, (c,) in engine.generate(requests, SAMPLING))
     ledger.close()
     return good
@@ -203,12 +208,16 @@ def rates(args: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             requests = make_requests(make_pictures(folder), args.calls)
-            ways = {"bare httpx loop": bare, "surgr1 engine, ledger on": ours}
+            ways = {
+                "bare httpx loop": bare,
+                "surgr1 engine, ledger on": ours,
+                "the same, host by its name": partial(ours, host="localhost"),
+            }
             found: dict[str, list[float]] = {way: [] for way in ways}
             for turn in range(args.repeats):
                 for way, ask in ways.items():
-                    out = folder / f"{turn}"
-                    out.mkdir(exist_ok=True)
+                    out = folder / f"{turn} {way}"
+                    out.mkdir()
                     start = time.perf_counter()
                     assert ask(port, requests, out, args.api, args.concurrency) == args.calls
                     found[way].append(args.calls / (time.perf_counter() - start))
@@ -218,8 +227,11 @@ def rates(args: argparse.Namespace) -> None:
     for way, values in found.items():
         spread = f"{min(values):.0f} to {max(values):.0f}"
         print(f"{way:28} {statistics.median(values):7.0f} requests/s ({spread})")
-    ratio = statistics.median(b / a for a, b in zip(*found.values(), strict=True))
-    print(f"ours / bare httpx loop: {ratio:.2f} ({args.api}, concurrency {args.concurrency}, latency 50 ms)")
+    base, *others = found
+    for way in others:
+        ratio = statistics.median(b / a for a, b in zip(found[base], found[way], strict=True))
+        print(f"{way} / {base}: {ratio:.2f}")
+    print(f"{args.api}, concurrency {args.concurrency}, latency 50 ms, {args.calls} calls")
 
 
 def child(port: int, folder: Path, calls: int, api: str, concurrency: int) -> None:

@@ -27,7 +27,7 @@ from surgr1.ontology.tasks import Task
 from surgr1.reasoning.support import Seen
 from surgr1.synthesis.conversations import Conversation, write_conversations
 from surgr1.synthesis.review import (
-    Decision,
+    Review,
     Queue,
     ReviewError,
     agreement,
@@ -35,9 +35,9 @@ from surgr1.synthesis.review import (
     fingerprint,
     groups_of,
     make_queue,
-    read_decisions,
+    read_reviews,
     refused,
-    write_decision,
+    write_review,
 )
 from surgr1.synthesis.review_marks import mark_level
 from surgr1.synthesis.review_server import ReviewServer
@@ -45,8 +45,8 @@ from surgr1.synthesis.review_server import ReviewServer
 TRACE = fingerprint("the text")
 
 
-def decision(sample: str, reviewer: str = "anna", verdict="accept", comment="", trace=TRACE) -> Decision:
-    return Decision(
+def decision(sample: str, reviewer: str = "anna", verdict="accept", comment="", trace=TRACE) -> Review:
+    return Review(
         sample_id=sample,
         reviewer=reviewer,
         verdict=verdict,
@@ -60,7 +60,7 @@ def decision(sample: str, reviewer: str = "anna", verdict="accept", comment="", 
 
 
 def test_the_last_word_of_each_reviewer_counts(tmp_path) -> None:
-    assert read_decisions(tmp_path / "reviews") == []
+    assert read_reviews(tmp_path / "reviews") == []
     said = [
         decision("s1", "anna", "reject", "wrong tool\n\u2028 \U0001fa7a <b>"),
         decision("s2", "anna"),
@@ -68,31 +68,31 @@ def test_the_last_word_of_each_reviewer_counts(tmp_path) -> None:
         decision("s1", "anna", "accept", "seen again"),
     ]
     for d in said:
-        write_decision(tmp_path / "reviews", d)
+        write_review(tmp_path / "reviews", d)
     assert sorted(p.name for p in (tmp_path / "reviews").iterdir()) == ["anna.jsonl", "ben.jsonl"]
     assert len((tmp_path / "reviews" / "anna.jsonl").read_bytes().splitlines()) == 3
-    found = {(d.reviewer, d.sample_id): d for d in read_decisions(tmp_path / "reviews")}
+    found = {(d.reviewer, d.sample_id): d for d in read_reviews(tmp_path / "reviews")}
     assert found == {("anna", "s1"): said[3], ("anna", "s2"): said[1], ("ben", "s1"): said[2]}
 
 
 def test_a_torn_last_line_is_left_out_and_cut_off_by_the_next_decision(tmp_path) -> None:
-    write_decision(tmp_path, decision("s1", comment="ü"))
+    write_review(tmp_path, decision("s1", comment="ü"))
     path = tmp_path / "anna.jsonl"
     whole = path.read_bytes()
     for cut in range(1, len(whole) - 1):
         path.write_bytes(whole + whole[:cut])
-        assert [d.sample_id for d in read_decisions(tmp_path)] == ["s1"]
-    write_decision(tmp_path, decision("s2"))
-    assert [d.sample_id for d in read_decisions(tmp_path)] == ["s1", "s2"]
+        assert [d.sample_id for d in read_reviews(tmp_path)] == ["s1"]
+    write_review(tmp_path, decision("s2"))
+    assert [d.sample_id for d in read_reviews(tmp_path)] == ["s1", "s2"]
     assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 2
 
 
 def test_a_last_line_without_its_end_is_kept(tmp_path) -> None:
-    write_decision(tmp_path, decision("s1"))
+    write_review(tmp_path, decision("s1"))
     path = tmp_path / "anna.jsonl"
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    write_decision(tmp_path, decision("s2"))
-    assert [d.sample_id for d in read_decisions(tmp_path)] == ["s1", "s2"]
+    write_review(tmp_path, decision("s2"))
+    assert [d.sample_id for d in read_reviews(tmp_path)] == ["s1", "s2"]
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_last_line_without_its_end_is_kept(tmp_path) -> None:
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, damage, said) -> None:
-    write_decision(tmp_path, decision("s1"))
+    write_review(tmp_path, decision("s1"))
     path = tmp_path / "anna.jsonl"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ReviewError, match=said):
-        read_decisions(tmp_path)
+        read_reviews(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "Anna", "x" * 41, ".hidden", "a b", "anna\n", "con."])
@@ -128,7 +128,10 @@ def test_one_rejection_refuses_a_trace() -> None:
         decision("s2", "ben", "reject", "phase"),
         decision("s3", "ben"),
     ]
-    assert refused(said) == {"s1": "anna: no clip applier", "s2": "anna; ben: phase"}
+    assert refused(said) == {
+        ("s1", said[0].trace): "anna: no clip applier",
+        ("s2", said[2].trace): "anna; ben: phase",
+    }
 
 
 # --- Agreement ----------------------------------------------------------------------------------------
@@ -551,19 +554,19 @@ def test_a_decision_is_written_shown_changed_and_remembered(review, tmp_path) ->
     item = client.item(0)
     status, body, _ = client.decide(item, "reject", "no <scissors>")
     assert status == 200 and json.loads(body)["progress"] == {"decided": 1, "rejected": 1, "next": 1}
-    (kept,) = read_decisions(tmp_path / "reviews")
+    (kept,) = read_reviews(tmp_path / "reviews")
     assert (kept.sample_id, kept.reviewer, kept.verdict) == (item["id"], "anna", "reject")
     assert (kept.comment, kept.trace) == ("no <scissors>", fingerprint(TEXT))
     assert client.item(0)["decision"]["comment"] == "no <scissors>"
     assert client.decide(item, "accept")[0] == 200
-    assert [d.verdict for d in read_decisions(tmp_path / "reviews")] == ["accept"]
+    assert [d.verdict for d in read_reviews(tmp_path / "reviews")] == ["accept"]
     again = review()
     assert Client(again).item(0)["decision"]["verdict"] == "accept"
     assert b'"first": 1' in Client(again).ask("GET", Client(again).base)[1]
 
 
 def test_a_text_that_changed_since_its_decision_is_to_be_decided_again(review, tmp_path) -> None:
-    write_decision(tmp_path / "reviews", decision(f"{0:020x}"))
+    write_review(tmp_path / "reviews", decision(f"{0:020x}"))
     item = Client(review()).item(0)
     assert item["stale"] and "changed since you decided" in item["notices"][0]
 
@@ -594,7 +597,7 @@ def test_decisions_survive_a_killed_server(review, tmp_path) -> None:
         process.kill()
         process.wait()
         process.stdout.close()
-    assert [(d.sample_id, d.verdict) for d in read_decisions(tmp_path / "reviews")] == [
+    assert [(d.sample_id, d.verdict) for d in read_reviews(tmp_path / "reviews")] == [
         (item["id"], "reject")
     ]
 
@@ -658,7 +661,7 @@ def test_nobody_else_writes_and_nothing_but_decisions(review, tmp_path, headers,
     item = client.item(0) | {k: v for k, v in change.items() if k in ("id", "trace")}
     found, _, _ = client.decide(item, given["verdict"], given["comment"], **headers)
     assert found == status
-    assert read_decisions(tmp_path / "reviews") == []
+    assert read_reviews(tmp_path / "reviews") == []
     for path, own in (("decision", {}), ("item/0", {"Origin": f"http://{client.host}"})):
         assert client.ask("POST", client.base + path, b"{}", **own)[0] in (403, 404)
 
@@ -670,7 +673,7 @@ def test_a_reviewer_cannot_write_in_anothers_name(review, tmp_path) -> None:
     body = json.dumps(value | {"reviewer": "ben", "at": "never"}).encode()
     headers = {"Content_Type": "application/json", "Origin": f"http://{client.host}"}
     assert client.ask("POST", client.base + "decision", body, **headers)[0] == 200
-    assert [d.reviewer for d in read_decisions(tmp_path / "reviews")] == ["anna"]
+    assert [d.reviewer for d in read_reviews(tmp_path / "reviews")] == ["anna"]
 
 
 def test_pictures_of_the_queue_are_served_and_nothing_that_is_no_picture(review, tmp_path) -> None:
@@ -844,10 +847,10 @@ def test_a_clinician_reviews_with_mouse_and_keys(browser, review, tmp_path) -> N
     browser.key("c")
     for letter in "rare":
         browser.key(letter)
-    assert read_decisions(tmp_path / "reviews") == [], "letters of a comment decide nothing"
+    assert read_reviews(tmp_path / "reviews") == [], "letters of a comment decide nothing"
     browser.run("document.getElementById('reject').click()")
     browser.wait("document.documentElement.dataset.at === '1'")
-    (kept,) = read_decisions(tmp_path / "reviews")
+    (kept,) = read_reviews(tmp_path / "reviews")
     assert (kept.sample_id, kept.verdict, kept.comment) == (f"{0:020x}", "reject", "rare")
     assert browser.run("document.getElementById('simulated').hidden")
     browser.key("a")
@@ -861,7 +864,7 @@ def test_a_clinician_reviews_with_mouse_and_keys(browser, review, tmp_path) -> N
     assert browser.run("document.getElementById('comment').value") == "rare"
     browser.key("a")
     browser.wait("document.documentElement.dataset.at === '1'")
-    found = {d.sample_id: d.verdict for d in read_decisions(tmp_path / "reviews")}
+    found = {d.sample_id: d.verdict for d in read_reviews(tmp_path / "reviews")}
     assert found == {f"{0:020x}": "accept", f"{1:020x}": "accept"}
     assert "2 of 3 decided, 0 rejected" in browser.run("document.getElementById('progress-text').textContent")
 

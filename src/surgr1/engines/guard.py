@@ -215,10 +215,15 @@ class AsyncDoor:
         self._clients: dict[bool, httpx.AsyncClient] = {}
 
     async def prepared(self, policy: str, prepare: Callable[[], T]) -> tuple[httpx.AsyncClient, T]:
-        """The client for data of this policy, and what `prepare` makes of the data (in a thread: names are
-        resolved and files read there).
+        """The client for data of this policy, and what `prepare` makes of the data. In a thread where the
+        host's name must be resolved for it, which may take long; a change of threads takes longer than the
+        rest.
         """
-        near, content = await asyncio.to_thread(lambda: (_stays_near(policy, self._base_url), prepare()))
+
+        def judged() -> tuple[bool, T]:
+            return _stays_near(policy, self._base_url), prepare()
+
+        near, content = judged() if _is_number(host_of(self._base_url)) else await asyncio.to_thread(judged)
         if near not in self._clients:
             self._clients[near] = (
                 httpx.AsyncClient(transport=_AsyncPinned(self._limits), trust_env=False, timeout=None)

@@ -71,7 +71,7 @@ def estimate(run: Run, *, flops_per_second: float) -> list[StageEstimate]:
         if section is None:
             continue
         stage: SFTStage | GRPOStage = section.stage
-        samples = run.select(section.select, salt)
+        samples = run.coldstart_samples() if name == "coldstart" else run.select(section.select, salt)
         shown = samples[:: max(1, math.ceil(len(samples) / MOST))]
         rows = [_conversation(run, s, name) for s in shown]
         lengths = _lengths(rows, processor, stage)

@@ -16,6 +16,7 @@ from surgr1.corpora.sources import Source, lender_of
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.ontology.tasks import Task
 from surgr1.simulator.world import SimPlan, default_plan
+from surgr1.synthesis.plan import Quota
 from surgr1.training.grpo import GRPOStage
 from surgr1.training.nano import NanoConfig
 from surgr1.training.policy import Generation
@@ -82,27 +83,50 @@ class Model(_Section):
 
 
 class TeacherSpec(_Section):
-    """Who writes reasoning: `offline` from labels and the procedure's knowledge, or an OpenAI-compatible
-    endpoint.
+    """Who writes reasoning: `offline` from labels and the procedure's knowledge, `api` an OpenAI-compatible
+    endpoint, `batch` its batch API, `local` a vision-language model on this machine. What is excluded from a
+    stage's key (limits, budget, the key's name) may change without running anything again.
     """
 
-    kind: Literal["offline", "api"] = "offline"
+    kind: Literal["offline", "api", "batch", "local"] = "offline"
+    attempts: int = Field(2, ge=1)
+    """A trace that fails a check is asked for again, with the reasons, until there are so many."""
+    max_new_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(0.7, ge=0)
     base_url: str = ""
     model: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = Field(8, ge=1)
+    api: Literal["chat", "responses"] = "chat"
+    api_key_env: str = Field("OPENAI_API_KEY", exclude=True)
+    revision: str = ""
+    """Names the weights where a server swaps them under one name: other answers are asked for then."""
+    concurrency: int = Field(8, ge=1, exclude=True)
+    requests_per_minute: float = Field(0, ge=0, exclude=True)
+    tokens_per_minute: float = Field(0, ge=0, exclude=True)
+    """The provider's limits; 0 is none. A batch has none of these three."""
+    money: float | None = Field(None, gt=0, exclude=True)
+    tokens: int | None = Field(None, gt=0, exclude=True)
+    """The most that all calls of the run folder's ledger may cost (US dollars) or take: a hard stop."""
+    prices: Path | None = Field(None, exclude=True)
+    """A table of prices in place of the package's (`engines/prices.yaml`)."""
     omit: tuple[str, ...] = ()
     """Sampling fields that the endpoint does not take, e.g. [top_k, repetition_penalty] at OpenAI's own."""
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra_body: Mapping[str, Any] = {}
     """Added to every request, e.g. what turns a model's own thinking on."""
+    path: Path | None = None
+    generation: Generation = Generation()
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of a local model: the folder of its weights, and what runs it."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.kind == "api" and not (self.base_url and self.model):
-            raise ValueError("an api teacher needs base_url and model")
-        if self.kind == "offline" and (self.base_url or self.model):
-            raise ValueError("the offline teacher takes no base_url or model")
+        remote = self.kind in ("api", "batch")
+        if remote and not (self.base_url and self.model):
+            raise ValueError(f"a teacher of kind {self.kind} needs base_url and model")
+        if not remote and (self.base_url or self.model):
+            raise ValueError(f"a teacher of kind {self.kind} takes no base_url or model")
+        if (self.kind == "local") != (self.path is not None):
+            raise ValueError("a local teacher, and no other, needs path, the folder of its weights")
         return self
 
 
@@ -114,11 +138,22 @@ class Sft(_Section):
 
 
 class ColdStart(_Section):
-    """Stage 2: three-level traces from the teacher."""
+    """Stage 2: three-level traces from the teacher, for samples chosen by `select`, or by `quotas`: "table-3"
+    (the paper's), a file, or a list (`synthesis.plan`).
+    """
 
-    select: Selection
+    select: Selection | None = None
+    quotas: Literal["table-3"] | Path | tuple[Quota, ...] | None = None
+    near_duplicates: bool = True
+    """Quotas only: of pictures that look the same one is taken. Every candidate is hashed for that."""
     teacher: TeacherSpec = TeacherSpec()
     stage: SFTStage
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.select is None) == (self.quotas is None):
+            raise ValueError("give exactly one of coldstart.select and coldstart.quotas")
+        return self
 
 
 class Difficulty(_Section):

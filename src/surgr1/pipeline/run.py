@@ -2,6 +2,7 @@
 the keys of what it reads.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -44,8 +45,11 @@ def _dump(section: BaseModel | None) -> dict[str, Any]:
     return section.model_dump(mode="json") if section is not None else {}
 
 
-def plan(recipe: Recipe) -> list[Step]:
-    """The steps of a recipe in order: every training stage is followed by SurgBench."""
+def plan(recipe: Recipe, reviews: str = "") -> list[Step]:
+    """The steps of a recipe in order: every training stage is followed by SurgBench. `reviews` stands for
+    what reviewers said of this run's traces ("" for nothing).
+    """
+    reviewed = {"reviews": reviews} if reviews else {}
     steps: list[Step] = []
     if recipe.sim_plan is not None:
         steps.append(Step("simulate", "sim", _dump(recipe.sim_plan), (), stages.simulate))
@@ -89,7 +93,8 @@ def plan(recipe: Recipe) -> list[Step]:
         if section is not None:
             # Stages that ask the policy depend on what answers for it.
             asks = answering if name in ("grpo", "refine") else {}
-            add(name, _dump(section) | asks, getattr(stages, name))
+            written = reviewed if name in ("coldstart", "refine") else {}
+            add(name, _dump(section) | asks | written, getattr(stages, name))
     benches = tuple(f"bench-{n}" for n in trained)
     steps[-1] = replace(steps[-1], work=partial(stages.bench, stage=trained[-1], probed=True))
     steps.append(
@@ -108,7 +113,7 @@ def execute(recipe: Recipe, folder: Path, console: Console, *, only: str | None 
             " recipe's `launcher`"
         )
     run = Run(recipe, folder, console)
-    steps = plan(recipe)
+    steps = plan(recipe, _reviews(folder / "reviews"))
     if only is not None and only not in {s.name for s in steps}:
         raise SurgR1Error(f"this recipe has no stage {only!r}; it has: {', '.join(s.name for s in steps)}")
     keys: dict[str, str] = {}
@@ -150,6 +155,15 @@ def execute(recipe: Recipe, folder: Path, console: Console, *, only: str | None 
         found[step.name] = counts
         console.print(f"[bold]ran[/]   {step.name:16} {_line(counts)}  [dim]{seconds:.0f} s[/]")
     return found
+
+
+def _reviews(folder: Path) -> str:
+    """A hash of the reviewers' files, "" where there is none."""
+    files = sorted(folder.glob("*.jsonl"))
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:16] if files else ""
 
 
 def _needed(steps: list[Step], name: str) -> set[str]:

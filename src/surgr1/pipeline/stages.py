@@ -10,12 +10,12 @@ import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -26,14 +26,27 @@ from surgr1.corpora.schema import Role, Sample
 from surgr1.corpora.select import balanced
 from surgr1.engines.types import Engine
 from surgr1.ontology.errors import SurgR1Error
-from surgr1.pipeline.manifest import code_commit, read_manifest, timestamp, write_json
+from surgr1.pipeline.manifest import code_commit, read_manifest, stage_key, timestamp, write_json
 from surgr1.pipeline.progress import Advance, progress_bar
-from surgr1.pipeline.recipe import Difficulty, Recipe, RecipeError, Selection, TeacherSpec
-from surgr1.synthesis.teachers import Teacher
+from surgr1.pipeline.recipe import ColdStart, Difficulty, Recipe, RecipeError, Selection, TeacherSpec
+from surgr1.synthesis.conversations import read_conversations
+from surgr1.synthesis.dataset import pathway_of
+from surgr1.synthesis.plan import make_plan, read_plan, read_quotas, table_3
+from surgr1.synthesis.review import read_reviews, refused
+from surgr1.synthesis.statistics import Statistics, compute_statistics, write_statistics
+from surgr1.synthesis.teachers import ModelTeacher, Teacher
 from surgr1.training.grpo import GRPOStage
 from surgr1.training.launch import train
+from surgr1.training.policy import open_policy
 from surgr1.training.sft import SFTStage
 from surgr1.training.stage import TrainResult
+
+if TYPE_CHECKING:
+    from surgr1.engines.batch_engine import BatchEngine
+    from surgr1.engines.budget import Budget
+    from surgr1.engines.ledger import Ledger
+    from surgr1.engines.openai_engine import OpenAIEngine
+    from surgr1.engines.wire import Wire
 
 Counts = dict[str, float]
 SALTS = {"sft": 1, "coldstart": 2, "grpo": 3, "refine": 4}
@@ -117,24 +130,96 @@ class Run:
         """The adapter a stage produced (None for the base)."""
         return None if stage == "base" else self.folder / stage / "adapter"
 
-    def teacher(self, spec: TeacherSpec) -> Teacher:
+    def coldstart_samples(self) -> list[Sample]:
+        """The samples that the teacher is asked for: balanced, or by quotas (`plan/`, drawn once)."""
+        section = self.recipe.coldstart
+        if section is None:
+            raise RecipeError(f"recipe {self.recipe.name} has no coldstart section, so no teacher")
+        if section.select is not None:
+            return self.select(section.select, SALTS["coldstart"])
+        return read_plan(self.planned(section))
+
+    def planned(self, section: ColdStart) -> Path:
+        """The folder of the sampling plan; drawn anew where the data or the quotas have changed."""
+        place = self.folder / "plan"
+        quotas = section.quotas
+        if quotas == "table-3":
+            quotas = table_3()
+        elif isinstance(quotas, Path):
+            quotas = read_quotas(quotas)
+        assert isinstance(quotas, tuple)
+        names = [s.dataset for s in self.recipe.sources]
+        built = {n: (statistics_of(self.folder / "data", n) or {}).get("fingerprint") for n in names}
+        key = stage_key(
+            "plan",
+            {
+                "quotas": [q.model_dump(mode="json") for q in quotas],
+                "near": section.near_duplicates,
+                "seed": self.recipe.seed,
+            },
+            {n: str(f) for n, f in built.items()},
+        )
+        marker = place / ".key"
+        if not marker.is_file() or marker.read_text(encoding="utf-8") != key:
+            roots = {s.dataset: s.picture_root for s in self.recipe.sources}
+            with self.bar("sampling plan") as advance:
+                make_plan(
+                    self.folder / "data",
+                    names,
+                    quotas,
+                    place,
+                    pictures=roots if section.near_duplicates else None,
+                    seed=self.recipe.seed,
+                    progress=advance,
+                )
+            marker.write_text(key, encoding="utf-8")
+        return place
+
+    @cached_property
+    def statistics(self) -> dict[str, Statistics]:
+        """Co-occurrence of the training labels, by procedure; written to knowledge.json."""
+        names = [s.dataset for s in self.recipe.sources]
+        with self.bar("co-occurrence statistics") as advance:
+            found = compute_statistics(self.folder / "data", names, advance)
+        write_statistics(self.folder / "knowledge.json", found)
+        return found
+
+    @property
+    def refused(self) -> dict[tuple[str, str], str]:
+        """Traces that reviewers of this run rejected."""
+        return refused(read_reviews(self.folder / "reviews"))
+
+    @contextmanager
+    def teacher(self, spec: TeacherSpec) -> Iterator[Teacher]:
+        """Who writes traces; leaving the block frees what it holds. Answers of models are in the ledger."""
         from surgr1.engines.ledger import Ledger, LedgerEngine
-        from surgr1.engines.openai_engine import OpenAIEngine
-        from surgr1.synthesis.teachers import ApiTeacher, OfflineTeacher
+        from surgr1.synthesis.offline import OfflineTeacher
 
         if spec.kind == "offline":
-            return OfflineTeacher()
-        key = os.environ.get(spec.api_key_env, "none")
-        engine = OpenAIEngine(
-            spec.base_url,
-            spec.model,
-            api_key=key,
-            concurrency=spec.concurrency,
-            omit=spec.omit,
-            limit_field=spec.limit_field,
-            extra_body=spec.extra_body,
+            yield OfflineTeacher()
+            return
+        with closing(Ledger(self.folder / "ledger.sqlite")) as ledger:
+            if spec.path is not None:
+                with open_policy(spec.path, None, spec.generation, dtype=spec.dtype) as engine:
+                    yield self.model_teacher(spec, LedgerEngine(engine, ledger))
+            elif spec.kind == "batch":
+                yield self.model_teacher(spec, batch_engine(spec, ledger, self._say))
+            else:
+                yield self.model_teacher(spec, LedgerEngine(live_engine(spec, ledger), ledger))
+
+    def model_teacher(self, spec: TeacherSpec, engine: Engine) -> ModelTeacher:
+        """A model as teacher, told what this run's training labels say."""
+        return ModelTeacher(
+            engine,
+            statistics=self.statistics,
+            max_new_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            # A batch may wait a day: as few of them as possible.
+            at_once=50_000 if spec.kind == "batch" else 4096,
         )
-        return ApiTeacher(LedgerEngine(engine, Ledger(self.folder / "ledger.sqlite")))
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def fit(
         self,
@@ -147,10 +232,6 @@ class Run:
         model_dir: Path | None = None,
     ) -> TrainResult:
         """Train a stage with the recipe's launcher and tracker, under a bar with a line per logged step."""
-
-        def say(line: str) -> None:
-            self.console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
-
         with self.bar(label) as advance:
             return train(
                 stage,
@@ -160,7 +241,7 @@ class Run:
                 out=out,
                 launcher=self.recipe.launcher,
                 progress=advance,
-                say=say,
+                say=self._say,
                 tracking=self.recipe.tracking,
             )
 
@@ -168,7 +249,6 @@ class Run:
     def engine(self, adapter: Path | None) -> Iterator[Engine]:
         """The policy as an engine, its answers in the run's ledger."""
         from surgr1.engines.ledger import Ledger, LedgerEngine
-        from surgr1.training.policy import open_policy
 
         recipe = self.recipe
         with (
@@ -284,14 +364,16 @@ def coldstart(run: Run) -> Counts:
 
     section = run.recipe.coldstart
     assert section is not None
-    samples = run.select(section.select, SALTS["coldstart"])
+    samples = run.coldstart_samples()
     images = run.images(samples)
-    with run.bar("stage 2: teacher's traces") as advance:
+    with run.teacher(section.teacher) as teacher, run.bar("stage 2: teacher's traces") as advance:
         report = synthesize(
             samples,
             images,
-            run.teacher(section.teacher),
+            teacher,
             run.folder / "coldstart" / "traces",
+            max_attempts=section.teacher.attempts,
+            refused=run.refused,
             progress=advance,
         )
     if not report.accepted:
@@ -390,19 +472,22 @@ def refine(run: Run) -> Counts:
             images = run.images(samples)
             with (
                 run.engine(adapter) as engine,
+                run.teacher(section.teacher) as teacher,
                 run.bar(f"stage 4.{iteration}: {section.rollouts} rollouts per sample") as advance,
             ):
                 report = refine_iteration(
                     samples,
                     images,
                     engine,
-                    run.teacher(section.teacher),
+                    teacher,
                     folder,
                     iteration=iteration,
                     rollouts=section.rollouts,
                     temperature=section.temperature,
                     max_new_tokens=section.max_new_tokens,
                     seed=run.recipe.seed,
+                    max_attempts=section.teacher.attempts,
+                    refused=run.refused,
                     progress=advance,
                 )
             write_json(summary, asdict(report))
@@ -555,19 +640,20 @@ STAGE_TITLES = {
 }
 
 
-def composition(folder: Path) -> dict[str, dict[str, int]]:
-    """Reasoning conversations per dataset by who wrote them, as the paper's Table 3 counts them."""
-    from surgr1.synthesis.conversations import read_conversations
-
-    found: dict[str, dict[str, int]] = {}
+def conversation_files(folder: Path) -> list[Path]:
+    """The reasoning conversations that a run has written so far: cold start, then iteration by iteration."""
     cold = folder / "coldstart" / "traces" / "accepted.parquet"
-    for c in read_conversations(cold) if cold.is_file() else ():
-        found.setdefault(c.dataset, {"teacher": 0, "self": 0})["teacher"] += 1
-    for path in sorted((folder / "refine").glob("iteration-*/report.json")):
-        for dataset, n in json.loads(path.read_text(encoding="utf-8"))["composition"].items():
-            row = found.setdefault(dataset, {"teacher": 0, "self": 0})
-            row["teacher"] += n["teacher"]
-            row["self"] += n["self"]
+    found = folder.glob("refine/iteration-*/conversations.parquet")
+    refined = sorted(found, key=lambda p: int(p.parent.name.rpartition("-")[2]))
+    return [*([cold] if cold.is_file() else []), *refined]
+
+
+def composition(folder: Path) -> dict[str, dict[str, int]]:
+    """Reasoning conversations per dataset by who wrote them."""
+    found: dict[str, dict[str, int]] = {}
+    for path in conversation_files(folder):
+        for c in read_conversations(path):
+            found.setdefault(c.dataset, {"teacher": 0, "self": 0})[pathway_of(c)] += 1
     return dict(sorted(found.items()))
 
 
@@ -611,6 +697,58 @@ def report(run: Run, stages: list[str]) -> Counts:
     path = write_report(page, run.folder / "report.html")
     training_page(run.folder)
     return {"bytes": path.stat().st_size}
+
+
+def live_engine(spec: TeacherSpec, ledger: "Ledger") -> "OpenAIEngine":
+    """The endpoint of a teacher: its limits, its budget, every call written down in the ledger first."""
+    from surgr1.engines.budget import Account
+    from surgr1.engines.openai_engine import OpenAIEngine
+    from surgr1.engines.pace import Pace
+
+    return OpenAIEngine(
+        spec.base_url,
+        spec.model,
+        api=spec.api,
+        api_key=os.environ.get(spec.api_key_env, "none"),
+        concurrency=spec.concurrency,
+        omit=spec.omit,
+        limit_field=spec.limit_field,
+        extra_body=spec.extra_body,
+        revision=spec.revision,
+        pace=Pace(requests_per_minute=spec.requests_per_minute, tokens_per_minute=spec.tokens_per_minute),
+        account=Account(ledger, budget_of(spec)),
+    )
+
+
+def batch_engine(spec: TeacherSpec, ledger: "Ledger", say: Callable[[str], None]) -> "BatchEngine":
+    """The batch API of a teacher's endpoint."""
+    from surgr1.engines.batch_engine import BatchEngine
+
+    return BatchEngine(wire_of(spec), ledger, budget=budget_of(spec), say=say)
+
+
+def wire_of(spec: TeacherSpec) -> "Wire":
+    """What a teacher's endpoint is sent."""
+    from surgr1.engines.wire import Wire
+
+    return Wire(
+        spec.base_url,
+        spec.model,
+        spec.api,
+        os.environ.get(spec.api_key_env, "none"),
+        spec.limit_field,
+        spec.omit,
+        dict(spec.extra_body),
+        revision=spec.revision,
+    )
+
+
+def budget_of(spec: TeacherSpec) -> "Budget":
+    """What a teacher's calls may cost. Raises PriceError."""
+    from surgr1.engines.budget import Budget
+    from surgr1.engines.prices import price_of, read_prices
+
+    return Budget(spec.money, spec.tokens, price_of(spec.model, read_prices(spec.prices)))
 
 
 MANIFESTS = {"simulate": "sim"}

@@ -6,8 +6,9 @@ and `options` (the answers' closed vocabulary, by default the dataset's); `text`
 `validate.CHECKS`, none for a good trace) and `why`.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,6 +147,25 @@ def _score(check: str, violated: set[str], found: set[str]) -> CheckScore:
         tuple(sorted(violated - found)),
         tuple(sorted(found - violated)),
     )
+
+
+def checks_table(scores: Sequence[CheckScore]) -> str:
+    """The scores as Markdown, with 95 % Wilson intervals."""
+    lines = ["| check | violated | found | precision | recall |", "| --- | --: | --: | --: | --: |"]
+    for s in scores:
+        precision, recall = _share(s.true, s.found), _share(s.true, s.violated)
+        lines.append(f"| {s.check} | {s.violated} | {s.found} | {precision} | {recall} |")
+    return "\n".join(lines)
+
+
+def _share(part: int, whole: int) -> str:
+    """A share with its Wilson interval, in percent."""
+    if not whole:
+        return "-"
+    z, p = 1.96, part / whole
+    middle = (p + z * z / (2 * whole)) / (1 + z * z / whole)
+    half = z / (1 + z * z / whole) * math.sqrt(p * (1 - p) / whole + z * z / (4 * whole * whole))
+    return f"{100 * p:.0f} [{100 * (middle - half):.0f}, {100 * (middle + half):.0f}]"
 
 
 def counts(path: Path) -> dict[str, int]:

@@ -51,7 +51,7 @@ def fingerprint(completion: str) -> str:
     return hashlib.sha256(completion.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-class Decision(BaseModel):
+class Review(BaseModel):
     """One reviewer's word on one trace. `trace` is the `fingerprint` of the text that was judged, `at` the
     time (ISO 8601, UTC).
     """
@@ -86,7 +86,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_decision(folder: Path, decision: Decision) -> None:
+def write_review(folder: Path, decision: Review) -> None:
     """Append a decision to the reviewer's file; it is on the disk when this returns. What a kill left of a
     line (never confirmed to anybody) is cut off first. Raises OSError with nothing written.
     """
@@ -120,7 +120,7 @@ def _mended(file: int, path: Path) -> int:
         return size
     tail = path.read_bytes().rpartition(b"\n")[2]
     try:
-        Decision.model_validate_json(tail)
+        Review.model_validate_json(tail)
     except ValidationError:
         os.ftruncate(file, size - len(tail))
         return size - len(tail)
@@ -137,18 +137,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_decisions(folder: Path) -> list[Decision]:
+def read_reviews(folder: Path) -> list[Review]:
     """The last word of every reviewer on every sample, by reviewer. A last line that a kill tore is left out.
     No folder: nobody has decided yet. Raises ReviewError naming file and line.
     """
-    found: dict[tuple[str, str], Decision] = {}
+    found: dict[tuple[str, str], Review] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for decision in _lines(path):
             found[(decision.reviewer, decision.sample_id)] = decision
     return list(found.values())
 
 
-def _lines(path: Path) -> Iterable[Decision]:
+def _lines(path: Path) -> Iterable[Review]:
     try:
         *lines, last = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -157,7 +157,7 @@ def _lines(path: Path) -> Iterable[Decision]:
         if not line.strip():
             continue
         try:
-            decision = Decision.model_validate_json(line)
+            decision = Review.model_validate_json(line)
         except ValidationError as error:
             if number > len(lines):
                 return
@@ -172,14 +172,16 @@ def _lines(path: Path) -> Iterable[Decision]:
         yield decision
 
 
-def refused(decisions: Iterable[Decision]) -> dict[str, str]:
-    """sample_id -> who rejected it and why. One rejection suffices."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for d in decisions:
-        if d.verdict == "reject":
-            comment = " ".join(d.comment.split())
-            found[d.sample_id].append(f"{d.reviewer}: {comment}" if comment else d.reviewer)
-    return {sample_id: "; ".join(said) for sample_id, said in found.items()}
+def refused(reviews: Iterable[Review]) -> dict[tuple[str, str], str]:
+    """(sample_id, `fingerprint` of the trace) -> who rejected it and why. One rejection suffices; it is about
+    that text alone.
+    """
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for r in reviews:
+        if r.verdict == "reject":
+            comment = " ".join(r.comment.split())
+            found[r.sample_id, r.trace].append(f"{r.reviewer}: {comment}" if comment else r.reviewer)
+    return {key: "; ".join(said) for key, said in found.items()}
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class Agreement:
     pairs: tuple[Pair, ...]
 
 
-def agreement(decisions: Iterable[Decision], groups: Mapping[str, Sequence[str]] | None = None) -> Agreement:
+def agreement(decisions: Iterable[Review], groups: Mapping[str, Sequence[str]] | None = None) -> Agreement:
     """How far reviewers agree on the traces that they share; a sample whose text was written anew between
     the two counts for neither. `groups`: sample_id -> parts that it belongs to (`groups_of`).
     """

@@ -22,13 +22,13 @@ from surgr1.corpora.schema import Sample
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.synthesis.review import (
     LONGEST_COMMENT,
-    Decision,
     Queue,
+    Review,
     ReviewError,
     now,
-    read_decisions,
+    read_reviews,
     reviewer_name,
-    write_decision,
+    write_review,
 )
 from surgr1.synthesis.review_item import Rows, page_data, picture_of
 
@@ -62,7 +62,7 @@ class ReviewServer:
             )
         self.queue, self._samples, self._reviews = queue, samples, reviews
         self._rows, self._lock = Rows(queue), threading.Lock()
-        mine = (d for d in read_decisions(reviews) if d.reviewer == reviewer_name(queue.reviewer))
+        mine = (d for d in read_reviews(reviews) if d.reviewer == reviewer_name(queue.reviewer))
         self._known = frozenset(queue.ids)
         self._decided = {d.sample_id: d for d in mine if d.sample_id in self._known}
         self._serving = False
@@ -159,7 +159,7 @@ class ReviewServer:
         """Write a decision; it is on the disk when this returns."""
         try:
             given = json.loads(body)
-            decision = Decision.model_validate(given | {"reviewer": self.queue.reviewer, "at": now()})
+            decision = Review.model_validate(given | {"reviewer": self.queue.reviewer, "at": now()})
         except (ValueError, TypeError, RecursionError, ValidationError) as error:
             raise _Refused(HTTPStatus.BAD_REQUEST, f"not a decision: {error}") from error
         if decision.sample_id not in self._known:
@@ -167,7 +167,7 @@ class ReviewServer:
         if len(decision.comment) > LONGEST_COMMENT:
             raise _Refused(HTTPStatus.BAD_REQUEST, f"a comment holds at most {LONGEST_COMMENT} characters")
         with self._lock:
-            write_decision(self._reviews, decision)
+            write_review(self._reviews, decision)
             self._decided[decision.sample_id] = decision
             return {"decision": decision.model_dump(), "progress": self._progress()}
 

@@ -27,6 +27,7 @@ from surgr1.synthesis.conversations import (
     trace_conversation,
     write_conversations,
 )
+from surgr1.synthesis.review import fingerprint
 from surgr1.synthesis.store import Decision, Pathway, TraceStore
 from surgr1.synthesis.teachers import Teacher
 from surgr1.synthesis.validate import validate
@@ -134,11 +135,11 @@ def synthesize(
     out: Path,
     *,
     max_attempts: int = 2,
-    refused: Mapping[str, str] = MappingProxyType({}),
+    refused: Mapping[tuple[str, str], str] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> SynthesisReport:
     """Ask the teacher for every sample that has no accepted trace and attempts left, then write what was
-    accepted. `refused` are samples that a reviewer rejected, with the comment: they are written to the
+    accepted. `refused` are traces that a reviewer rejected (`review.refused`): they are written to the
     rejected. `progress` gets (samples decided for good, samples).
 
     Raises SynthesisError when the teacher's endpoint is away; BudgetError and others of the teacher's engine
@@ -222,7 +223,7 @@ def _written(
     samples: Sequence[Sample],
     images: Mapping[str, PreparedImage],
     out: Path,
-    refused: Mapping[str, str],
+    refused: Mapping[tuple[str, str], str],
     reasons: Counter[str],
 ) -> Iterator[Conversation]:
     """Conversations of the accepted traces in sample order; the rejected go to their file meanwhile."""
@@ -233,14 +234,16 @@ def _written(
             for sample in batch:
                 decision = found[sample.sample_id][-1]
                 why = decision.reasons
-                if sample.sample_id in refused:
-                    why = (f"review: {refused[sample.sample_id]}",)
-                if why:
-                    reasons.update(sorted({w.partition(":")[0] for w in why}))
-                    row = {"sample_id": sample.sample_id, "attempt": decision.attempt, "reasons": why}
-                    rejected.write(json.dumps(row | {"text": decision.text}, ensure_ascii=False) + "\n")
-                else:
-                    yield conversation(sample, images[sample.sample_id], decision)
+                if decision.accepted:
+                    made = conversation(sample, images[sample.sample_id], decision)
+                    said = refused.get((sample.sample_id, fingerprint(made.completion)))
+                    if said is None:
+                        yield made
+                        continue
+                    why = (f"review: {said}",)
+                reasons.update(sorted({w.partition(":")[0] for w in why}))
+                row = {"sample_id": sample.sample_id, "attempt": decision.attempt, "reasons": why}
+                rejected.write(json.dumps(row | {"text": decision.text}, ensure_ascii=False) + "\n")
     part.replace(out / "rejected.jsonl")
 
 

@@ -3,8 +3,7 @@ knowledge alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from surgr1.corpora.grid import PreparedImage
@@ -46,6 +45,34 @@ class Teacher(Protocol):
         ...
 
 
+def teacher_requests(
+    samples: Sequence[Sample],
+    images: Mapping[str, PreparedImage],
+    statistics: Mapping[str, Statistics],
+    failed: Mapping[str, Sequence[str]],
+) -> list[Request]:
+    """What a model is asked; `failed` holds the reasons for which a sample's last trace was rejected."""
+    return [
+        Request(
+            s.sample_id,
+            teacher_prompt(
+                s,
+                prepared_answer(s, images[s.sample_id]),
+                statistics=statistics.get(s.procedure),
+                failed=failed.get(s.sample_id, ()),
+            ),
+            (images[s.sample_id].path,),
+            s.policy,
+        )
+        for s in samples
+    ]
+
+
+def teacher_sampling(max_new_tokens: int, temperature: float, *, attempt: int) -> Sampling:
+    """How a model is sampled: another seed for every attempt."""
+    return Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=attempt)
+
+
 class ModelTeacher:
     """A vision-language model behind an engine (an endpoint, its batch API, or a model on this machine),
     asked under the paper's surgery-wise constraints (Methods, "Surgery-Aware CoT Synthesis").
@@ -61,37 +88,11 @@ class ModelTeacher:
         at_once: int = 4096,
     ) -> None:
         self._engine, self._statistics, self.at_once = engine, statistics, at_once
-        self._sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+        self._max_new_tokens, self._temperature = max_new_tokens, temperature
 
     @property
     def name(self) -> str:
         return self._engine.model
-
-    def requests(
-        self,
-        samples: Sequence[Sample],
-        images: Mapping[str, PreparedImage],
-        failed: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    ) -> list[Request]:
-        """What the model is asked."""
-        return [
-            Request(
-                s.sample_id,
-                teacher_prompt(
-                    s,
-                    prepared_answer(s, images[s.sample_id]),
-                    statistics=self._statistics.get(s.procedure),
-                    failed=failed.get(s.sample_id, ()),
-                ),
-                (images[s.sample_id].path,),
-                s.policy,
-            )
-            for s in samples
-        ]
-
-    def sampling(self, attempt: int) -> Sampling:
-        """How it is sampled: another seed for every attempt."""
-        return replace(self._sampling, seed=attempt)
 
     def traces(
         self,
@@ -101,8 +102,9 @@ class ModelTeacher:
         failed: Mapping[str, Sequence[str]],
     ) -> Iterator[Written]:
         by_id = {s.sample_id: s for s in samples}
-        requests = self.requests(samples, images, failed)
-        for request, (completion,) in self._engine.generate(requests, self.sampling(attempt)):
+        requests = teacher_requests(samples, images, self._statistics, failed)
+        sampling = teacher_sampling(self._max_new_tokens, self._temperature, attempt=attempt)
+        for request, (completion,) in self._engine.generate(requests, sampling):
             sample = by_id[request.request_id]
             error = completion.error or "no answer"
             yield Written(

@@ -24,6 +24,7 @@ from surgr1.corpora.questions import sample_prompt
 from surgr1.corpora.schema import Sample
 from surgr1.engines.types import Completion, Engine, Request, Sampling
 from surgr1.synthesis.conversations import in_batches, read_conversations, write_conversations
+from surgr1.synthesis.review import fingerprint
 from surgr1.synthesis.store import Decision, TraceStore
 from surgr1.synthesis.synthesize import Job, conversation, decide, synthesize
 from surgr1.synthesis.teachers import Teacher
@@ -118,11 +119,12 @@ def refine_iteration(
     temperature: float = 0.9,
     max_new_tokens: int = 160,
     seed: int = 0,
-    refused: Mapping[str, str] = MappingProxyType({}),
+    max_attempts: int = 2,
+    refused: Mapping[tuple[str, str], str] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> RefineReport:
     """One pass of Steps 1 and 2 over `samples`; writes `conversations.parquet` for Step 3 and returns the
-    counts. Samples in `refused`, which a reviewer rejected, are in neither pathway.
+    counts. Traces in `refused`, which a reviewer rejected, are in neither pathway.
 
     `images` maps `Sample.sample_id` to the prepared image. `engine` should be a LedgerEngine so that a killed
     pass continues. Files in `out_dir`: `traces.sqlite` (every rollout and every trace of the teacher, with
@@ -163,12 +165,9 @@ def refine_iteration(
     report.first_right = sum(r[0] for r in rights.values())
     report.hard = sum(is_hard(rights[s.sample_id]) for s in hard)
     report.retagged = len(hard) - report.hard
-    predicted = {
-        s.sample_id: conversation(s, images[s.sample_id], kept[s.sample_id])
-        for s in samples
-        if s.sample_id in kept and s.sample_id not in refused
-    }
-    synthesis = synthesize(hard, images, teacher, out_dir, refused=refused)
+    made = [conversation(s, images[s.sample_id], kept[s.sample_id]) for s in samples if s.sample_id in kept]
+    predicted = {c.sample_id: c for c in made if (c.sample_id, fingerprint(c.completion)) not in refused}
+    synthesis = synthesize(hard, images, teacher, out_dir, max_attempts=max_attempts, refused=refused)
     generated = {c.sample_id: c for c in read_conversations(synthesis.accepted_path)} if hard else {}
     report.self_generated, report.teacher_generated = len(predicted), len(generated)
     report.rejected = len(samples) - len(predicted) - len(generated)

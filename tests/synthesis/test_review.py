@@ -27,8 +27,8 @@ from surgr1.ontology.tasks import Task
 from surgr1.reasoning.support import Seen
 from surgr1.synthesis.conversations import Conversation, write_conversations
 from surgr1.synthesis.review import (
-    Review,
     Queue,
+    Review,
     ReviewError,
     agreement,
     cohen_kappa,
@@ -597,9 +597,7 @@ def test_decisions_survive_a_killed_server(review, tmp_path) -> None:
         process.kill()
         process.wait()
         process.stdout.close()
-    assert [(d.sample_id, d.verdict) for d in read_reviews(tmp_path / "reviews")] == [
-        (item["id"], "reject")
-    ]
+    assert [(d.sample_id, d.verdict) for d in read_reviews(tmp_path / "reviews")] == [(item["id"], "reject")]
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ from surgr1.synthesis.conversations import (
     vqa_conversation,
     write_conversations,
 )
+from surgr1.synthesis.offline import OfflineTeacher, aspects
 from surgr1.synthesis.pretraining import descriptions, echoes, observations, readings
-from surgr1.synthesis.prompts import teacher_prompt
-from surgr1.synthesis.synthesize import check_conversations, synthesize
-from surgr1.synthesis.teachers import ApiTeacher, OfflineTeacher, aspects
+from surgr1.synthesis.quality import check_file
+from surgr1.synthesis.store import TraceStore
+from surgr1.synthesis.synthesize import synthesize
+from surgr1.synthesis.teachers import ModelTeacher
 from surgr1.synthesis.validate import validate
 from surgr1.training.refine import refine_iteration
 
@@ -58,12 +60,13 @@ def test_every_offline_trace_passes_every_check(world, tmp_path) -> None:
     samples, images = world
     report = synthesize(samples, images, OfflineTeacher(), tmp_path)
     assert (report.accepted, report.rejected, report.reasons) == (len(samples), 0, {})
-    found = check_conversations(report.accepted_path)
-    assert all(set(v) == {"passed"} for v in found["checks"].values())
+    found = check_file(report.accepted_path)
+    assert found["accepted"] == found["traces"] == len(samples)
+    assert all(v["failed"] == 0 < v["passed"] for v in found["checks"].values())
     tasks = Counter(c.task for c in read_conversations(report.accepted_path))
     assert len(tasks) >= 11
     for c in list(read_conversations(report.accepted_path))[::50]:
-        assert len(c.completion.split()) < 90 and c.source == "offline-labels-v1"
+        assert len(c.completion.split()) < 90 and c.source == "offline-labels-v2"
 
 
 @pytest.mark.parametrize(
@@ -101,27 +104,31 @@ def test_box_answers_are_in_pixels_of_the_prepared_picture(world) -> None:
     assert parse(conversation.completion).answer == conversation.answer
 
 
-def test_a_killed_synthesis_asks_only_for_what_is_undecided(world, tmp_path) -> None:
+def test_a_stopped_synthesis_asks_only_for_what_is_undecided(world, tmp_path) -> None:
     samples, images = world
+    asked: list[str] = []
 
-    class Killed(OfflineTeacher):
-        asked = 0
+    class Counting(OfflineTeacher):
+        stop = 70
 
-        def traces(self, samples, images, attempt):
-            for item in super().traces(samples, images, attempt):
-                if Killed.asked == 7:
+        def traces(self, samples, images, attempt, failed):
+            for written in super().traces(samples, images, attempt, failed):
+                if len(asked) == self.stop:
                     raise KeyboardInterrupt
-                Killed.asked += 1
-                yield item
+                asked.append(written.sample.sample_id)
+                yield written
 
-    chosen = samples[:20]
+    chosen = samples[:100]
     with pytest.raises(KeyboardInterrupt):
-        synthesize(chosen, images, Killed(), tmp_path)
-    with (tmp_path / "work.jsonl").open("a") as file:
-        file.write('{"sample_id": "half a li')
-    Killed.asked = -100
-    report = synthesize(chosen, images, Killed(), tmp_path)
-    assert Killed.asked == -100 + 13 and report.accepted == 20
+        synthesize(chosen, images, Counting(), tmp_path)
+    with TraceStore(tmp_path) as store:
+        stored = set(store.states([s.sample_id for s in chosen], "teacher"))
+    # Decisions are stored in batches of 64.
+    assert stored == set(asked[:64])
+    Counting.stop = -1
+    asked.clear()
+    report = synthesize(chosen, images, Counting(), tmp_path)
+    assert set(asked) == {s.sample_id for s in chosen} - stored and report.accepted == 100
 
 
 class Scripted:
@@ -157,29 +164,16 @@ def test_a_model_teacher_is_validated_and_retried(world, tmp_path) -> None:
             return "I cannot help with that."
         if sample is chosen[1] and tries[sample.sample_id] == 1:
             return "<think>Level 1: a</think><answer>preparation</answer>"
+        if sample is chosen[1]:
+            assert "exactly" in request.prompt.lower() and "rejected" in request.prompt.lower()
         return render(OfflineTeacher().trace(sample, images[sample.sample_id]))
 
     engine = Scripted(answer)
-    report = synthesize(chosen, images, ApiTeacher(engine), tmp_path)
+    report = synthesize(chosen, images, ModelTeacher(engine, statistics={}), tmp_path)
     assert (report.accepted, report.rejected) == (5, 1) and tries[chosen[1].sample_id] == 2
     rejected = [json.loads(x) for x in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert [r["sample_id"] for r in rejected] == [chosen[0].sample_id] and rejected[0]["reasons"]
     assert {c.source for c in read_conversations(report.accepted_path)} == {"teacher-x"}
-
-
-def test_the_teachers_prompt_holds_the_papers_constraints(world) -> None:
-    samples, _ = world
-    sample = next(s for s in samples if s.task == "triplet_extraction")
-    text = teacher_prompt(sample, sample.answer)
-    for part in (
-        "trust the image",
-        "Never mention that an answer was given",
-        "stop at Level 2",
-        "pear-shaped",
-        sample.question,
-    ):
-        assert part in text
-    assert "Level 3:" not in text
 
 
 def test_refinement_sorts_samples_into_both_pathways(world, tmp_path) -> None:
@@ -205,11 +199,17 @@ def test_refinement_sorts_samples_into_both_pathways(world, tmp_path) -> None:
     assert (report.hard, report.retagged, report.self_generated, report.teacher_generated) == (1, 1, 4, 2)
     assert report.composition == {"sim-cholect50": {"self": 4, "teacher": 2}}
     sources = {c.sample_id: c.source for c in read_conversations(tmp_path / "conversations.parquet")}
-    assert sources[chosen[0].sample_id] == sources[chosen[1].sample_id] == "offline-labels-v1"
+    assert sources[chosen[0].sample_id] == sources[chosen[1].sample_id] == "offline-labels-v2"
     assert sources[chosen[2].sample_id] == "teacher-x/iteration-1"
-    ledger = [json.loads(x) for x in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
+    with TraceStore(tmp_path) as store:
+        kept = store.of([s.sample_id for s in chosen], "self")
     # The rollouts of a sample end with the first right and sound one.
-    assert len(ledger) == 3 + 3 + 3 + 3 and sum(r["right"] for r in ledger) == 0 + 3 + 1 + 3
+    assert [len(kept[s.sample_id]) for s in chosen] == [3, 3, 3, 1, 1, 1]
+    assert [sum(d.right for d in kept[s.sample_id]) for s in chosen] == [0, 3, 1, 1, 1, 1]
+    assert {c.provenance["pathway"] for c in read_conversations(tmp_path / "conversations.parquet")} == {
+        "self",
+        "teacher",
+    }
 
 
 def test_stopping_at_the_first_right_rollout_changes_no_verdict(world, tmp_path) -> None:
@@ -256,7 +256,7 @@ def test_conversations_read_back_and_a_damaged_file_is_named(world, tmp_path) ->
     ]
     path = tmp_path / "c.parquet"
     assert write_conversations(path, rows) == 2 and list(read_conversations(path)) == rows
-    assert check_conversations(path)["checks"]["answer"] == {"failed": 1}
+    assert check_file(path)["checks"]["answer"]["failed"] == 1
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ConversationError, match=r"c\.parquet"):
         list(read_conversations(path))

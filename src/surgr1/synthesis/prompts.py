@@ -8,6 +8,7 @@ their beginning, which endpoints that cache prefixes charge once.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -164,6 +165,8 @@ def _plain(reason: str) -> str:
     name, _, detail = (part.strip() for part in reason.partition(":"))
     if name not in meaning:
         return reason
+    # What else the frame's labels hold is not for the teacher to read off a rejection.
+    detail = re.sub(r" ?\([^()]*labelled[^()]*\)", "", detail)
     return f"{meaning[name]} ({detail})" if detail else meaning[name]
 
 

@@ -189,8 +189,15 @@ class Token:
     entity: str = ""
 
 
-def sentences(text: str) -> Iterator[str]:
-    """Cleaned sentences: lower case, contractions written out, hyphens as spaces, brackets as commas."""
+@lru_cache(maxsize=64)
+def sentences(text: str) -> tuple[str, ...]:
+    """Cleaned sentences: lower case, contractions written out, hyphens as spaces, brackets as commas. Several
+    checks read the same level one after the other.
+    """
+    return tuple(_sentences(text))
+
+
+def _sentences(text: str) -> Iterator[str]:
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
     text = re.sub(r"n't\b", " not", text.replace("can't", "can not").replace("cannot", "can not"))
     text = text.replace("'s", "s").replace("'", "")
@@ -205,7 +212,7 @@ def sentences(text: str) -> Iterator[str]:
 
 def spell(text: str) -> str:
     """A name or phrase as it stands in a cleaned sentence."""
-    return next(sentences(text), "")
+    return next(_sentences(text), "")
 
 
 def _key(phrase: str) -> str:
@@ -255,6 +262,7 @@ class Lexicon:
         self._criteria_pattern = _alternation(self._criteria)
         self._looks = _looks(procedure)
         self._starts = {p.partition(" ")[0] for p in (*self._phrases, *self._criteria)}
+        self._opening = self._starts | self._label_starts | first_words()
 
     def _add(self, type_: str, value: str, spellings: Iterable[str]) -> None:
         for spelling in spellings:
@@ -359,20 +367,18 @@ class Lexicon:
         claims = bool(CLAIMS.search(text))
         of_criteria = self.has_criteria and bool(CRITERIA_CONTEXT.search(text))
         at, before = 0, ""
-        while at < len(text):
-            if text[at] in " ,:":
-                if text[at] != " ":
-                    before = ""
-                    yield Token("separator", text[at])
-                at += 1
+        for piece in _PIECE.finditer(text):
+            if piece.start() < at:
+                # Part of a phrase that has been read.
                 continue
-            word = _WORD.match(text, at)
-            assert word is not None  # what is neither space, comma nor colon starts a word
-            if before == "tool" and word.group() in _TOOLS_AS_VERBS:
-                token, at = Token("word", word.group()), word.end()
+            word = piece.group()
+            if word in (",", ":"):
+                token, at = Token("separator", word), piece.end()
+            elif word not in self._opening or (before == "tool" and word in _TOOLS_AS_VERBS):
+                token, at = _plain(word), piece.end()
             else:
-                token, at = self._token(text, word, claims, of_criteria)
-            before = before if token.value in ARTICLES else token.type
+                token, at = self._token(text, piece, claims, of_criteria)
+            before = before if word in ARTICLES else token.type
             yield token
 
     def _token(self, text: str, word: "re.Match[str]", claims: bool, of_criteria: bool) -> tuple[Token, int]:
@@ -393,9 +399,9 @@ class Lexicon:
             return Token("finding", names[(match.lastindex or 1) - 1], negators, entity), match.end()
         if known and (match := self._pattern.match(text, at)):
             if match.group() in self._single and not claims:
-                return Token("word", match.group()), match.end()
+                return _plain(match.group()), match.end()
             return self._phrases[_key(match.group())], match.end()
-        return Token("word", word.group()), word.end()
+        return _plain(word.group()), word.end()
 
     def _named(self, text: str, at: int, word: str) -> "re.Match[str] | None":
         """The phase, step or action named at `at`, where the words before say that a name follows."""
@@ -409,7 +415,12 @@ def _tokens(lexicon: Lexicon, sentence: str) -> tuple[Token, ...]:
     return tuple(lexicon.read(sentence))
 
 
-_WORD = re.compile(r"[^ ,:]+")
+@lru_cache(maxsize=8192)
+def _plain(word: str) -> Token:
+    return Token("word", word)
+
+
+_PIECE = re.compile(r"[,:]|[^ ,:]+")
 _NAMING = re.compile(
     r"\b(?:(?:phase|stage|step|action) is|this (?:is|fits)) (?:(?:clearly|probably|therefore|thus|now|again"
     r"|most likely) )*(?:the )?$"

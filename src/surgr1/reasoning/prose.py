@@ -59,6 +59,25 @@ _LEAK = re.compile(
     re.IGNORECASE,
 )
 
+_TELLTALE = (
+    *(
+        "truth",
+        "annot",
+        "label",
+        "prompt",
+        "metadata",
+        "instruction",
+        "answer",
+        "dataset",
+        "data set",
+        "gold",
+    ),
+    *("solution", "result", "class", "response", "conclusion", "target", "key", "box", "known", "given"),
+    *("provided", "supplied", "told", "knew", "know", "expected", "backward", "question", "task", "hint"),
+    *("filename", "file name", "specified", "stated", "reference", "output"),
+)
+"""One of these is in every leak."""
+
 _ANSWER_FIRST = re.compile(
     r"^\W*(?:yes|no)\b\s*[,.:;-]|\b(?:the\s+)?(?:correct\s+|final\s+|right\s+)?answer\s+(?:here\s+"
     r"|to this\s+|is\b|must\b|would\b|should\b|will\b|has\b)|^\W*answer\s*:",
@@ -73,6 +92,25 @@ _MEASURE = re.compile(
     r"|degrees?|seconds?|secs?|minutes?|mins?|hours?|fps|mmhg|watts?|french|hz|bpm|millilit(?:er|re)s?)\b)",
     re.IGNORECASE,
 )
+_UNITS = (
+    *(
+        "percent",
+        "per cent",
+        "mm",
+        "cm",
+        "ml",
+        "cc",
+        "meter",
+        "metre",
+        "inch",
+        "pixel",
+        "px",
+        "degree",
+        "sec",
+    ),
+    *("min", "hour", "fps", "watt", "french", "hz", "bpm", "liter", "litre", "%", "‰", "°"),
+)
+"""One of these is in every measurement."""
 _FRAME = re.compile(r"\b(?:frame|timestamp|time|t)\s*(?:number|no\.?|#|=|:)?\s*\d[\d:]*\b", re.IGNORECASE)
 _CLOCK = re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?\b(?!\s*o'clock)")
 _CORNERS = re.compile(
@@ -107,7 +145,6 @@ _FOREIGN = frozenset(
     )
 )
 """Function words of other languages that English has not; three in a sentence are no name."""
-_LOOP = re.compile(r"\b(\w+(?: \w+){1,7})(?: \1\b){2,}")
 _PHRASE = 10
 """Words in a row that no writer uses twice in one level."""
 _FOREIGN_LETTERS, _FOREIGN_WORDS = 3, 3
@@ -120,20 +157,28 @@ def sentences_of(text: str) -> list[str]:
     return [s.strip() for s in _SENTENCE.split(text) if s.strip()]
 
 
+_Sentences = list[tuple[str, list[str]]]
+"""Sentences as written, each with its words in lower case."""
+
+
 def check_prose(levels: Mapping[int, str], boxes: Sequence[Box]) -> list[Finding]:
     """The checks on the wording of a trace's levels. `boxes` are the labelled ones, in the pixels the trace
     speaks of.
     """
     text = "\n".join(levels[k] for k in sorted(levels))
-    leak = _LEAK.search(text)
-    first = next(iter(sentences_of(levels.get(1, ""))), "")
+    split = {
+        k: [(s, [w.lower() for w in _WORD.findall(s)]) for s in sentences_of(levels[k])]
+        for k in sorted(levels)
+    }
+    leak = next((found for said in split.values() for s, _ in said if (found := _leak(s))), "")
+    first = split[1][0][0] if split.get(1) else ""
     early = _ANSWER_FIRST.search(first)
     invented = _invented(text, boxes)
-    repeated = _repeated(levels)
+    repeated = _repeated(split)
     length = _length(levels)
-    foreign = _foreign(levels)
+    foreign = _foreign(levels, split)
     return [
-        Finding("no_leak", not leak, f"{leak.group()!r} betrays that the answer was given" if leak else ""),
+        Finding("no_leak", not leak, f"{leak!r} betrays that the answer was given"),
         Finding("observes_first", not early, "the first sentence answers before anything is observed"),
         Finding("numbers_supported", not invented, f"{invented!r} is a measurement nobody made"),
         Finding("not_repetitive", not repeated, f"says twice: {repeated!r}"),
@@ -144,7 +189,11 @@ def check_prose(levels: Mapping[int, str], boxes: Sequence[Box]) -> list[Finding
 
 def _invented(text: str, boxes: Sequence[Box]) -> str:
     """The first number that no label and no eye could have given, "" where there is none."""
+    low = text.lower()
+    numeric = re.search(r"\d", low) is not None
     for pattern in (_MEASURE, _FRAME, _CLOCK, _POINT):
+        if not numeric and (pattern is not _MEASURE or not any(unit in low for unit in _UNITS)):
+            continue
         if match := pattern.search(text):
             return match.group().strip()
     # Two corners, "(10,20) to (30,40)", are a box like "[10, 20, 30, 40]".
@@ -159,24 +208,44 @@ def _invented(text: str, boxes: Sequence[Box]) -> str:
     return ""
 
 
-def _repeated(levels: Mapping[int, str]) -> str:
+def _leak(sentence: str) -> str:
+    """What betrays in a sentence that the answer was given, "" where nothing does."""
+    low = sentence.lower()
+    # Most sentences hold none of the words that a leak needs; looking for those is far quicker.
+    if not any(word in low for word in _TELLTALE):
+        return ""
+    match = _LEAK.search(sentence)
+    return match.group() if match else ""
+
+
+def _repeated(split: Mapping[int, _Sentences]) -> str:
     """A sentence of four words or more that comes twice, or a phrase that loops; "" where there is none."""
-    seen: Counter[str] = Counter()
-    for level in levels.values():
-        for sentence in sentences_of(level):
-            words = [w.lower() for w in _WORD.findall(sentence)]
+    seen: set[str] = set()
+    for said in split.values():
+        for sentence, words in said:
             if len(words) >= 4:
                 clean = " ".join(words)
-                seen[clean] += 1
-                if seen[clean] > 1:
+                if clean in seen:
                     return sentence
-    for level in levels.values():
-        words = [w.lower() for w in _WORD.findall(level)]
-        if loop := _LOOP.search(" ".join(words)):
-            return loop.group()
-        phrases = Counter(tuple(words[k : k + _PHRASE]) for k in range(len(words) - _PHRASE + 1))
-        if phrases and (most := phrases.most_common(1)[0])[1] > 1:
-            return " ".join(most[0])
+                seen.add(clean)
+    for said in split.values():
+        words = [w for _, words in said for w in words]
+        if loop := _loop(words):
+            return loop
+        phrases = list(zip(*(words[k:] for k in range(_PHRASE)), strict=False))
+        if len(set(phrases)) < len(phrases):
+            return " ".join(Counter(phrases).most_common(1)[0][0])
+    return ""
+
+
+def _loop(words: Sequence[str]) -> str:
+    """A phrase of two to eight words that stands three times in a row, "" where there is none."""
+    for size in range(2, 9):
+        run = 0
+        for k in range(len(words) - size):
+            run = run + 1 if words[k] == words[k + size] else 0
+            if run == 2 * size:
+                return " ".join(words[k - size + 1 : k + 1])
     return ""
 
 
@@ -191,18 +260,17 @@ def _length(levels: Mapping[int, str]) -> str:
     return ""
 
 
-def _foreign(levels: Mapping[int, str]) -> str:
+def _foreign(levels: Mapping[int, str], split: Mapping[int, _Sentences]) -> str:
     for level, text in sorted(levels.items()):
         if mark := _MARKUP.search(text):
             return f"Level {level} holds markup: {mark.group()!r}"
-        letters = [c for c in text if c.isalpha()]
-        others = [c for c in letters if ord(c) > 0x24F]
+        others = [] if text.isascii() else [c for c in text if c.isalpha() and ord(c) > 0x24F]
         if len(others) >= _FOREIGN_LETTERS:
             return f"Level {level} is in another script: {''.join(others[:12])!r}"
-        for sentence in sentences_of(text):
-            if len(set(map(str.lower, _WORD.findall(sentence))) & _FOREIGN) >= _FOREIGN_WORDS:
+        for sentence, words in split[level]:
+            if len(_FOREIGN.intersection(words)) >= _FOREIGN_WORDS:
                 return f"Level {level} is not in English: {sentence[:60]!r}"
-        words = [w.lower() for w in _WORD.findall(text)]
+        words = [w for _, words in split[level] for w in words]
         if len(words) >= 12 and sum(w in _ENGLISH for w in words) < _ENGLISH_SHARE * len(words):
             return f"Level {level} is not in English: {text[:60]!r}"
     return ""

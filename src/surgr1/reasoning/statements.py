@@ -100,12 +100,18 @@ def read(parsed: ParsedTrace, procedure: Procedure) -> list[Statement]:
 
 def read_text(text: str, level: int, procedure: Procedure) -> list[Statement]:
     """The statements of one level's text. Total: any string gives a list."""
+    return list(_read_text(text, level, procedure))
+
+
+@lru_cache(maxsize=64)
+def _read_text(text: str, level: int, procedure: Procedure) -> tuple[Statement, ...]:
+    """Several checks read the same level one after the other."""
     found: dict[Statement, Statement] = {}
     for sentence in sentences(text):
         for statement in _read_sentence(sentence, level, procedure):
             key = statement if statement.kind == "other" else replace(statement, text="")
             found.setdefault(key, statement)
-    return list(found.values())
+    return tuple(found.values())
 
 
 @lru_cache(maxsize=4096)

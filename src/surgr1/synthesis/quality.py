@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from surgr1.ontology.procedures import load_procedure, procedure_names
 from surgr1.reasoning.trace import parse
 from surgr1.synthesis.conversations import read_conversations
-from surgr1.synthesis.store import NAME, TraceStore
+from surgr1.synthesis.store import NAME, StoreError, TraceStore
 from surgr1.synthesis.validate import CHECKS
 
 SAMPLED = 2000
@@ -38,8 +38,8 @@ class _Trace(NamedTuple):
 @dataclass(frozen=True)
 class Diversity:
     """How varied `traces` traces are. `distinct`: n -> different n-grams of words over all of them (Li et
-    al., NAACL 2016). `repeated`: share of traces whose levels stand word for word in another of the file.
-    `templates`: different texts left when names, places and numbers are masked; `common` the share of traces
+    al., NAACL 2016). `repeated`: share of traces whose levels stand word for word in an earlier one of the
+    file. `templates`: different texts left when names, places and numbers are masked; `common` the share of traces
     with one of the ten most frequent.
     """
 
@@ -95,6 +95,9 @@ def check_file(path: Path) -> dict[str, Any]:
 def _traces(path: Path) -> Iterator[_Trace]:
     store = path / NAME if path.is_dir() else path
     if store.suffix == ".sqlite":
+        # Opening one would make it.
+        if store.name != NAME or not store.is_file():
+            raise StoreError(f"{path}: no store of traces; give a folder with {NAME}, or conversations (Parquet)")
         with TraceStore(store.parent) as traces:
             for d in traces.every():
                 yield _Trace(d.sample_id, d.dataset, d.source, d.text, d.accepted, dict(d.checks), d.reasons)

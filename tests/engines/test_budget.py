@@ -341,6 +341,26 @@ def test_two_processes_share_one_budget(tmp_path) -> None:
     assert summed(path).open_tokens == 113 * 50
 
 
+def test_two_processes_that_open_the_same_calls_open_them_once(tmp_path) -> None:
+    path = tmp_path / "l.sqlite"
+    Ledger(path).close()
+    requests, together = asking(200), threading.Barrier(2)
+
+    def work() -> None:
+        account = Account(Ledger(path))
+        for request in requests:
+            together.wait(60)
+            one(account, request)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    same(Ledger(path).spending(), summed(path))
+    assert sqlite3.connect(path).execute("SELECT COUNT(*) FROM calls").fetchone() == (200,)
+
+
 def test_a_budget_in_money_needs_a_price() -> None:
     with pytest.raises(PriceError, match="in tokens"):
         Budget(money=5)

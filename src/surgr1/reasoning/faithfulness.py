@@ -6,6 +6,7 @@ What a level claims is read by `statements` and held against the labels by `supp
 on what an earlier one established: the tools it names and the targets of what they do.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from surgr1.ontology.tasks import Task
@@ -119,11 +120,26 @@ def _concludes_late(parsed: ParsedTrace, task: Task, seen: Seen) -> Finding:
     first = next(iter(sentences_of(parsed.levels.get(1, ""))), "")
     kind = _ASKED.get(task)
     early = bool(kind) and any(s.kind == kind for s in read_text(first, 1, seen.procedure))
-    answer = normalise(parsed.answer or "?")
-    if kind in ("phase", "step", "action") and not seen.procedure.entity(answer):
+    answer = normalise(parsed.answer or "")
+    if kind in ("phase", "step", "action") and answer and not seen.procedure.entity(answer):
         # A phase may be called after an organ, which one may see.
-        early = early or answer in normalise(first)
+        early = early or _named(answer, first)
     return Finding("observes_first", not early, f"the first sentence, {first!r}, is the conclusion")
+
+
+def _named(answer: str, sentence: str) -> bool:
+    """Whether a sentence holds the answer; one of a single word ("preparation", "other") only where it is
+    said to be it.
+    """
+    if " " in answer:
+        return f" {answer} " in f" {normalise(sentence)} "
+    return bool(
+        re.search(
+            rf"\b(?:is|be|like|clearly|obviously|surely)\s+(?:the\s+)?{re.escape(answer)}\s*"
+            r"(?:$|[.,;:!?-]|(?:phase|step|stage|action|here|because|as|since)\b)",
+            sentence.lower(),
+        )
+    )
 
 
 def _vocabulary(statements: Iterable[Statement], seen: Seen, allowed: Iterable[str]) -> Finding:

@@ -52,6 +52,9 @@ _LEAK = re.compile(
             r"|verdict|criteri(?:on|a)|terms?)\b",
             r"\bwork(?:ing|ed)?\s+backwards?\b",
             r"\b(?:question|task)\s+(?:\w+\s+)?(?:says?|states?|tells?|gives?|told|indicates?|specifies|already)\b",
+            r"\b(?:answer|solution)s?\s+(?:already\s+)?(?:says?|said|stat(?:es?|ed)|confirm(?:s|ed)?)\b",
+            r"\bknowing\s+(?:\w+\s+){0,3}(?:answer|solution|verdict)\b",
+            r"\bknow(?:n|s|ing)?\b[^.]{0,60}\b(?:in advance|beforehand|ahead of time)\b",
             r"\bhint(?:s|ed)?\s+(?:in|by|from|of)\s+the\s+(?:question|task|file|user)\b",
             r"\bfile ?name\b",
         )
@@ -84,7 +87,9 @@ _ANSWER_FIRST = re.compile(
     re.IGNORECASE,
 )
 
-_NUMBER = r"\d+(?:[.,]\d+)?"
+# Each pattern takes linear time on any text: a number is begun at its first digit alone, and no two runs of
+# spaces stand side by side.
+_NUMBER = r"(?<!\d)\d+(?:[.,]\d+)?"
 _MEASURE = re.compile(
     rf"(?:{_NUMBER}|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|fifteen|twenty|thirty|forty"
     r"|forty-five|fifty|sixty|seventy|eighty|ninety|hundred)\b)[\s-]*(?:to[\s-]+\d+[\s-]*)?"
@@ -111,10 +116,12 @@ _UNITS = (
     *("min", "hour", "fps", "watt", "french", "hz", "bpm", "liter", "litre", "%", "‰", "°"),
 )
 """One of these is in every measurement."""
-_FRAME = re.compile(r"\b(?:frame|timestamp|time|t)\s*(?:number|no\.?|#|=|:)?\s*\d[\d:]*\b", re.IGNORECASE)
+_FRAME = re.compile(
+    r"\b(?:frame|timestamp|time|t|pixel)(?:\s*(?:number|no\.?|#|=|:))?\s*\d[\d:]*\b", re.IGNORECASE
+)
 _CLOCK = re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?\b(?!\s*o'clock)")
 _CORNERS = re.compile(
-    rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]\s*(?:to|and|,|-|–)?\s*"
+    rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])](?:\s*(?:to|and|,|-|–))?\s*"
     rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*[\])]"
 )
 _COORDINATES = re.compile(r"[\[(]\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?)+\s*[\])]")
@@ -132,8 +139,9 @@ _ENGLISH = frozenset(
     )
 )
 _MARKUP = re.compile(
-    r"[<>{}`\\|$~]|\*\*|__|^\s*(?:#{1,6}\s|[-*+•]\s|\d{1,2}[.)]\s)|https?://|\[[^\]]*\]\(|&\w{2,8};|[\u2190-\u2bff"
-    r"\U0001f000-\U0001faff]",
+    r"[<>{}`\\|$~]|\*\*|__|^[^\S\n]*(?:#{1,6}\s|[-*+•]\s|\d{1,2}[.)]\s)|https?://|\[[^\[\]]*\]\(|&\w{2,8};"
+    # Code: an assignment, a call, a definition.
+    r"|=\s*[\['\"(]|\w\(\)|\bdef \w+\(|[\u2190-\u2bff\U0001f000-\U0001faff]",
     re.MULTILINE,
 )
 _FOREIGN = frozenset(
@@ -141,10 +149,13 @@ _FOREIGN = frozenset(
         r"\s+",
         "und ist nicht der das mit ein eine einer wird auf dem den von zum zur sich sind im bei le la les des"
         " est une dans avec sur pas qui du et aux sont el los las una con por que está del esta il lo gli è"
-        " nel della che di os uma não com ao het een van op de en niet zijn",
+        " nel della che di os uma não com ao het een van op de en niet zijn sie er nach oben aus durch wird hat"
+        " einen einem dal alla verso su hacia ella sobre vers elle ses",
     )
 )
-"""Function words of other languages that English has not; three in a sentence are no name."""
+"""Function words of other languages that English has not; three in a sentence are no name, and two are none
+where no English one stands beside them.
+"""
 _PHRASE = 10
 """Words in a row that no writer uses twice in one level."""
 _FOREIGN_LETTERS, _FOREIGN_WORDS = 3, 3
@@ -265,10 +276,14 @@ def _foreign(levels: Mapping[int, str], split: Mapping[int, _Sentences]) -> str:
         if mark := _MARKUP.search(text):
             return f"Level {level} holds markup: {mark.group()!r}"
         others = [] if text.isascii() else [c for c in text if c.isalpha() and ord(c) > 0x24F]
-        if len(others) >= _FOREIGN_LETTERS:
+        if len(others) >= _FOREIGN_LETTERS or any(0x400 <= ord(c) < 0x1E00 or ord(c) >= 0x2E80 for c in others):
+            # Greek letters are symbols, one of another script (Cyrillic, Arabic, Chinese ...) is none.
             return f"Level {level} is in another script: {''.join(others[:12])!r}"
         for sentence, words in split[level]:
-            if len(_FOREIGN.intersection(words)) >= _FOREIGN_WORDS:
+            foreign = len(_FOREIGN.intersection(words))
+            if foreign >= _FOREIGN_WORDS or (
+                foreign == _FOREIGN_WORDS - 1 and not _ENGLISH.intersection(words)
+            ):
                 return f"Level {level} is not in English: {sentence[:60]!r}"
         words = [w for _, words in split[level] for w in words]
         if len(words) >= 12 and sum(w in _ENGLISH for w in words) < _ENGLISH_SHARE * len(words):

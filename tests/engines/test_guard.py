@@ -17,7 +17,20 @@ import pytest
 from mock_server import MockServer, completion, refuses, reply
 from PIL import Image
 
-from surgr1.engines import guard, ledger, openai_engine, vllm_engine, vllm_server
+from surgr1.engines import (
+    batch_api,
+    batch_engine,
+    budget,
+    guard,
+    ledger,
+    openai_engine,
+    pace,
+    prices,
+    replies,
+    vllm_engine,
+    vllm_server,
+)
+from surgr1.engines import wire as wire_module
 from surgr1.engines.guard import PolicyError, chat_messages, check_policy, is_local
 from surgr1.engines.openai_engine import EndpointError, OpenAIEngine
 from surgr1.engines.types import Prompt, Request, Sampling
@@ -180,7 +193,19 @@ def test_no_parameter_turns_the_guard_off() -> None:
         r"guard|allow|force|trust|insecure|unsafe|local|remote|skip|check|privacy|transport|proxy|redirect|client"
     )
     seen = []
-    for module in (guard, openai_engine, vllm_server, vllm_engine, ledger):
+    modules = (
+        guard,
+        openai_engine,
+        vllm_server,
+        vllm_engine,
+        ledger,
+        wire_module,
+        replies,
+        pace,
+        budget,
+        prices,
+    )
+    for module in (*modules, batch_engine, batch_api):
         for name, thing in vars(module).items():
             if getattr(thing, "__module__", "") != module.__name__ or not callable(thing):
                 continue

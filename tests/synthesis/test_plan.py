@@ -471,7 +471,7 @@ def test_the_draw_with_near_duplicates_is_that_of_the_slow_reference(
 
     quota = PHASES.model_copy(update={"limit": limit})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("surgr1.synthesis.plan.phash", lambda path: codes[path.name])
+        patch.setattr("surgr1.synthesis.draw.phash", lambda path: codes[path.name])
         plan, got = plan_of(folder / "some", samples, quota, pictures={"cholec80": folder}, workers=1)
     assert got == taken
     assert plan.quotas[0].duplicates == passed

@@ -45,6 +45,7 @@ from surgr1.bench.trace_words import (
     sentences,
     split_words,
 )
+from surgr1.corpora.cooccurrence import FrameLabels, count_labels
 from surgr1.corpora.schema import Sample
 from surgr1.ontology.errors import SurgR1Error
 from surgr1.ontology.tasks import Task
@@ -407,20 +408,28 @@ class Cooccurrence:
 
 def count_cooccurrence(samples: Iterable[Sample]) -> Cooccurrence:
     """The table of the *training* frames among `samples` that label tools and phase; each frame counts once,
-    however many questions it has. A tool outside a dataset's vocabulary was not labelled there.
+    however many questions it has (`corpora.cooccurrence`).
     """
-    counts: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
-    seen: set[tuple[str, str, int]] = set()
+    frames: dict[tuple[str, str, int], Sample] = {}
     for s in samples:
-        frame = (s.dataset, s.video, s.frame)
-        if s.role != "train" or s.labels.tools is None or s.labels.phase is None or frame in seen:
-            continue
-        seen.add(frame)
-        phase = counts.setdefault(s.procedure, {}).setdefault(s.labels.phase, {})
-        for tool in set(lexicon(s.dataset, s.procedure, "tool").values()):
-            present, frames = phase.get(tool, (0, 0))
-            phase[tool] = (present + (tool in s.labels.tools), frames + 1)
-    return Cooccurrence(counts)
+        if s.role == "train":
+            frames.setdefault((s.dataset, s.video, s.frame), s)
+    found = count_labels(
+        FrameLabels(
+            s.dataset,
+            s.procedure,
+            f"{s.dataset}/{s.canonical_video}",
+            s.video,
+            s.seconds,
+            s.labels.tools,
+            None,
+            s.labels.phase,
+            None,
+            None,
+        )
+        for s in frames.values()
+    )
+    return Cooccurrence({p: t.tool_phase for p, t in found.items() if t.tool_phase})
 
 
 def read_cooccurrence(path: Path) -> Cooccurrence:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from surgr1.corpora.schema import Sample
 
 
-def _rank(name: object, seed: int) -> str:
+def rank(name: object, seed: int) -> str:
     """A position that depends on the name and the seed alone, so adding a dataset moves no other sample."""
     return hashlib.sha256(f"{seed}|{name}".encode()).hexdigest()
 
@@ -29,9 +29,9 @@ def _grouped(samples: Iterable[Sample], key: Callable[[Sample], Hashable], seed:
     only the answers that come first in the alphabet (boxes at the left, say).
     """
     groups: defaultdict[Hashable, list[Sample]] = defaultdict(list)
-    for sample in sorted(samples, key=lambda s: _rank(s.sample_id, seed)):
+    for sample in sorted(samples, key=lambda s: rank(s.sample_id, seed)):
         groups[key(sample)].append(sample)
-    return [groups[k] for k in sorted(groups, key=lambda k: _rank(k, seed))]
+    return [groups[k] for k in sorted(groups, key=lambda k: rank(k, seed))]
 
 
 def balanced(samples: Iterable[Sample], limit: int, seed: int = 0) -> list[Sample]:

@@ -348,7 +348,7 @@ def test_the_whole_road_killed_and_continued(tmp_path) -> None:
         "sim/.state/sim-cholec80-1.json",
         "base/log.jsonl",
         "base/checkpoints/checkpoint-10/trainer_state.json",
-        "coldstart/traces/work.jsonl",
+        "coldstart/traces/traces.sqlite",
         "refine/iteration-1",
     ):
         process = subprocess.Popen(

@@ -14,7 +14,7 @@ from surgr1.corpora.schema import LabelledBox, Labels
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.reasoning.faithfulness import check_trace
-from surgr1.reasoning.prose import check_prose
+from surgr1.reasoning.prose import _LEAK, _MEASURE, check_prose
 from surgr1.reasoning.support import Seen
 from surgr1.reasoning.trace import parse
 from surgr1.synthesis.validate import CHECKS
@@ -67,6 +67,7 @@ PROSE: dict[str, dict[str, tuple[str, ...]]] = {
             "Per the labels, only the grasper acts.",
             "The frame is labeled as preparation.",
             "The answer was given as hook.",
+            "As the ground\ntruth says, a hook is there.",
         ),
     },
     "numbers_supported": {
@@ -107,6 +108,7 @@ PROSE: dict[str, dict[str, tuple[str, ...]]] = {
             "About ten millilitres of blood lie on the liver.",
             "The clock shows 12:35.",
             "I am 90 percent sure of it.",
+            "The pulse runs at sixty bpm.",
         ),
     },
     "language": {
@@ -511,7 +513,7 @@ CHAIN: dict[str, tuple[Frame, dict[str, tuple[str, ...]]]] = {
                 "The hook dissects the cystic duct. The grasper pulls the gallbladder aside.",
                 "While the grasper lifts the gallbladder, the hook is dissecting the cystic duct.",
                 "The grasper is used to retract the gallbladder, the hook to dissect the cystic duct.",
-                "Dissection of the cystic duct with the hook continues, the grasper retracts the gallbladder.",
+                "Dissection of the cystic duct with the hook goes on, the grasper retracts the gallbladder.",
             ),
             "bad": (
                 "The grasper retracts the gallbladder.",
@@ -569,7 +571,7 @@ CHAIN: dict[str, tuple[Frame, dict[str, tuple[str, ...]]]] = {
                 "Scissors are in view, which fits.",
                 "The irrigator washes the liver, the phase is calot triangle dissection.",
                 "The grasper retracts the omentum and this is calot triangle dissection.",
-                "The hook coagulates the cystic duct, so this is calot triangle dissection.",
+                "The hook coagulates the liver, so this is calot triangle dissection.",
             ),
         },
     ),
@@ -599,7 +601,8 @@ def test_a_claim_passes_or_fails_its_check(check, verdict, wording) -> None:
     rest = frame[3]
     place = next(k for k in (1, 2, 3) if k not in rest)
     levels = {**rest, place: wording}
-    assert findings(trace(levels), frame)[check] is (verdict == "good")
+    answer = str(frame[2].get("phase", "none"))
+    assert findings(trace(levels, answer), frame)[check] is (verdict == "good")
 
 
 COUNTED = (
@@ -608,6 +611,8 @@ COUNTED = (
     {"tools": ("grasper", "hook")},
     {},
 )
+
+
 @pytest.mark.parametrize(
     ("wording", "good"),
     [
@@ -615,7 +620,7 @@ COUNTED = (
         ("There are two instruments.", True),
         ("Two instruments are visible: one grasper, one hook.", True),
         ("Two tubes are held by two tools.", True),
-        ("There are no more than two instruments.", True),
+        ("Of the three criteria none was asked for here.", True),
         ("That makes 2 instruments.", True),
         ("A grasper and a hook are seen, three tools in all.", False),
         ("There are three instruments.", False),
@@ -666,3 +671,158 @@ FORMS = {
 def test_the_form_of_a_level_two_trace(verdict, text) -> None:
     frame: Frame = (TRIPLETS, "cholect50", HOOK_AND_GRASPER, {})
     assert findings(text, frame)["format"] is (verdict == "good")
+
+
+def test_the_tables_hold_six_good_and_six_bad_wordings_of_every_check() -> None:
+    """`answer` alone needs a whole sample: tests/synthesis/test_labelled.py."""
+    tables = {**PROSE, **{c: table for c, (_, table) in (CONTENT | CHAIN).items()}, "format": FORMS}
+    assert set(tables) == set(CHECKS) - {"answer", "length"}
+    for check, table in tables.items():
+        assert min(len(table["good"]), len(table["bad"])) >= 6, check
+
+
+ALWAYS = {
+    *("format", "observes_first", "vocabulary", "tools_supported", "tissues_supported", "deeds_supported"),
+    *("activity_supported", "criteria_supported", "cues_supported", "places_supported"),
+    *("numbers_supported", "no_leak", "not_repetitive", "length", "language"),
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "more"),
+    [
+        (Task.TOOL_RECOGNITION, {}, set()),
+        (Task.TOOL_RECOGNITION, {"tools": ()}, {"tools_grounded"}),
+        (Task.TOOL_LOCALIZATION, {"tools": ("hook",)}, set()),
+        (Task.ACTION_RECOGNITION, {}, {"level2_from_level1"}),
+        (TRIPLETS, {"tools": ("hook",)}, {"tools_grounded", "level2_from_level1"}),
+        (TRIPLETS, HOOK_AND_GRASPER, {"tools_grounded", "relations_stated", "level2_from_level1"}),
+        (PHASES, HOOK_AND_GRASPER, {"level2_from_level1", "level3_from_levels"}),
+        (
+            Task.TOOL_COUNTING,
+            {"tools": ("hook",)},
+            {"tools_grounded", "level2_from_level1", "level3_from_levels"},
+        ),
+    ],
+)
+def test_which_checks_apply_to_which_tasks_and_labels(task, labels, more) -> None:
+    assert set(findings("", (task, "cholect50", labels, {}))) == ALWAYS | more
+
+
+def test_a_finding_says_what_was_wrong() -> None:
+    seen = Seen(Labels(**HOOK_AND_GRASPER), "cholect50", CHOLECYSTECTOMY, 854, 480)
+    text = trace({1: f"{SEEN_BOTH} A clipper is visible.", 2: "The hook cuts the liver."})
+    found = check_trace(parse(text), task=TRIPLETS, seen=seen, boxes=[], allowed=())
+    wrong = {f.check: f.detail for f in found if not f.ok}
+    assert "clipper" in wrong["tools_supported"] and "grasper, hook" in wrong["tools_supported"]
+    assert "hook dissect cystic duct" in wrong["deeds_supported"]
+    assert "liver" in wrong["level2_from_level1"]
+    assert "grasper retract gallbladder" in wrong["relations_stated"]
+
+
+PIECES = (
+    "<think> </think> <answer> </answer> Level 1: Level 2: Level 3: grasper hook (1,2),(3,4) [5, 6]"
+    " 12 mm no not the is dissects this preparation phase criterion C1 met , . : ; and two answer 5% é 中"
+)
+ANY_TEXT = st.one_of(
+    st.text(max_size=120), st.lists(st.sampled_from(PIECES.split(" ")), max_size=20).map(" ".join)
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    ANY_TEXT,
+    st.sampled_from([TRIPLETS, PHASES, Task.TOOL_RECOGNITION, Task.OVERALL_CVS_ASSESSMENT]),
+    st.sampled_from([{}, HOOK_AND_GRASPER, CVS, {"tools": (), "boxes": (GRASPER,), "step": "idle"}]),
+    st.sampled_from(["cholect50", "endoscapes", "sar-rarp50"]),
+)
+def test_any_text_is_checked_and_each_check_comes_once(text, task, labels, dataset) -> None:
+    found = findings(text, (task, dataset, labels, {}))
+    assert set(found) >= ALWAYS and set(found) <= set(CHECKS)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.dictionaries(st.sampled_from([1, 2, 3]), ANY_TEXT), st.booleans())
+def test_any_wording_is_checked_in_itself(levels, boxes) -> None:
+    found = check_prose(levels, [BOX] if boxes else [])
+    assert Counter(f.check for f in found) == dict.fromkeys((*PROSE, "observes_first", "length"), 1)
+    again = check_prose(dict(reversed(levels.items())), [BOX] if boxes else [])
+    assert [(f.check, f.ok) for f in again] == [(f.check, f.ok) for f in found]
+
+
+@settings(max_examples=100, deadline=None)
+@given(ANY_TEXT, st.sampled_from([w for w in PROSE["no_leak"]["bad"] if "answer" in w]))
+def test_no_text_around_it_hides_a_leak(text, leak) -> None:
+    assert not prose({1: f"{text}\n{leak}\n{text}"})["no_leak"]
+
+
+PRINTED = st.characters(min_codepoint=32, max_codepoint=126, exclude_characters=".!?")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.from_regex(_LEAK, alphabet=PRINTED), st.from_regex(_MEASURE, alphabet=PRINTED))
+def test_the_quick_look_for_telltale_words_passes_nothing_that_a_pattern_finds(leak, measure) -> None:
+    assert not prose({1: leak})["no_leak"]
+    assert not prose({1: measure})["numbers_supported"]
+
+
+# 200 kB each: what is quadratic in the length takes many minutes.
+LONG = {
+    "one word": "a" * 200_000,
+    "half points": "(1," * 60_000,
+    "half boxes": "(1,1)" + " " * 200_000 + "x",
+    "a long list": "(" + "-1.1, " * 35_000,
+    "brackets": "[" * 200_000,
+    "digits": "1" * 200_000,
+    "decimals": "1.1," * 50_000,
+    "a number and blanks": "five" + " " * 200_000 + "x mm",
+    "a number and hyphens": "5" + "-" * 200_000 + " x cm",
+    "a frame and blanks": "frame" + " " * 200_000 + "x 5",
+    "a clock": "t 1" + ":" * 200_000 + "x",
+    "blanks": " " * 200_000,
+    "lines": "\n" * 200_000 + "x",
+    "lines and tabs": "\n\t" * 100_000 + "x",
+    "points": "." * 200_000,
+    "points and blanks": ". " * 100_000,
+    "articles": "the " * 50_000,
+    "negations": "no " * 66_000,
+    "answers": "the answer " * 18_000,
+    "half leaks": "the answer of the a b " * 9_000,
+    "knowledge": "we know " * 25_000,
+    "hyphens": "a-" * 100_000,
+    "apostrophes": "a'" * 100_000,
+    "stars": "*" * 200_000,
+    "entities": "&a" * 100_000,
+    "assignments": "= " * 100_000,
+    "definitions": "def " + "a" * 200_000,
+    "other script": "中" * 100_000,
+    "distinct words": " ".join(f"w{'ab'[k % 2]}{k:x}" for k in range(25_000)),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_wording_of_200_kb_is_checked_in_linear_time(name) -> None:
+    text = LONG[name]
+    assert not prose({1: text})["length"]
+    twice = prose({1: f"{text}\nThe hook is at the duct.", 2: f"{text}\nThe hook is at the duct."})
+    assert not twice["not_repetitive"]
+
+
+MANY = {
+    "articles": "the " * 50_000,
+    "negations": "no " * 60_000,
+    "sentences": "The hook dissects the cystic duct. " * 5_000,
+    "deeds": "the hook dissects the cystic duct and " * 5_000,
+    "places": "at the left " * 16_000,
+    "one word": "a" * 200_000,
+    "half points": "(1," * 50_000,
+    "criteria": "criterion met " * 14_000,
+    "headings": "Level 1: " * 22_000,
+    "tags": "<think><answer></think>" * 8_000,
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_a_trace_of_200_kb_is_checked_in_linear_time(name) -> None:
+    frame: Frame = (TRIPLETS, "cholect50", HOOK_AND_GRASPER, {})
+    assert not findings(f"<think>Level 1: {MANY[name]}</think><answer>x</answer>", frame)["length"]

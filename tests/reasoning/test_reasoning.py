@@ -2,12 +2,11 @@
 arbitrary text.
 """
 
-import re
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from surgr1.corpora.schema import Labels
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.ontology.vocabularies import vocabulary
@@ -20,7 +19,8 @@ from surgr1.reasoning.answers import (
     parse_triplets,
     spec_for,
 )
-from surgr1.reasoning.faithfulness import affirmed, check_trace
+from surgr1.reasoning.faithfulness import check_trace
+from surgr1.reasoning.support import Seen
 from surgr1.reasoning.trace import Outcome, Trace, parse, render
 
 PHASE = spec_for(Task.PHASE_RECOGNITION, vocabulary("cholec80", "phase").names, "cholec80")
@@ -254,34 +254,29 @@ def test_iou_and_boxes() -> None:
     assert parse_triplets("grasper, retract, cystic duct") == [("grasper", "retract", "cystic duct")]
 
 
-class _Labels:
-    tools = ("grasper",)
-    triplets = (("grasper", "retract", "gallbladder"),)
-    phase = "preparation"
-    action = None
-
-
 def _checks(text: str) -> dict[str, bool]:
-    parsed = parse(text)
-    findings = check_trace(
-        parsed,
-        task=Task.TRIPLET_EXTRACTION,
-        labels=_Labels(),
-        procedure=load_procedure("laparoscopic cholecystectomy"),
-        answer_ok=True,
+    labels = Labels(
+        tools=("grasper",), triplets=(("grasper", "retract", "gallbladder"),), phase="preparation"
     )
-    return {f.check: f.ok for f in findings}
+    seen = Seen(labels, "cholect50", load_procedure("laparoscopic cholecystectomy"), 854, 480)
+    found = check_trace(parse(text), task=Task.TRIPLET_EXTRACTION, seen=seen, boxes=[], allowed=())
+    return {f.check: f.ok for f in found}
 
 
 def test_faithfulness_of_good_and_bad_traces() -> None:
     good = (
-        "<think>Level 1: I see a grasper, no clipper.\nLevel 2: The grasper retracts the"
+        "<think>Level 1: I see a grasper at the gallbladder, no clipper.\nLevel 2: The grasper retracts the"
         " gallbladder.</think><answer>grasper retract gallbladder</answer>"
     )
     assert all(_checks(good).values())
-    assert not _checks(good.replace("no clipper", "a clipper"))["tools_supported"]
-    assert not _checks(good.replace("I see a grasper", "I see tissue"))["tools_grounded"]
-    assert not _checks(good.replace("retracts", "leaves"))["relations_stated"]
-    assert not _checks(good.replace("I see", "As the ground truth says, I see"))["no_leak"]
-    assert not _checks(good.replace("Level 2", "Level 3"))["format"]
-    assert re.search("clipper", good) and affirmed("there is no clipper", {"clipper": "clipper"}) == []
+    for here, instead, check in (
+        ("no clipper", "a clipper", "tools_supported"),
+        ("I see a grasper", "I see tissue", "tools_grounded"),
+        ("retracts", "leaves", "relations_stated"),
+        ("retracts", "coagulates", "deeds_supported"),
+        ("at the gallbladder", "in view", "level2_from_level1"),
+        ("I see", "As the ground truth says, I see", "no_leak"),
+        ("no clipper", "no clipper, 5 mm wide", "numbers_supported"),
+        ("Level 2", "Level 3", "format"),
+    ):
+        assert here in good and not _checks(good.replace(here, instead))[check]

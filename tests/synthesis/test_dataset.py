@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -109,7 +108,7 @@ def test_conversations_are_counted_in_the_papers_rows_by_layout_and_pathway() ->
         "heichole": 1,
     }
     made = [conversation(f"{d}{k}", dataset=d) for d, n in datasets.items() for k in range(n)]
-    made += [conversation("x", "self", dataset="sim-cholect50"), conversation("y", "self", dataset="heichole")]
+    made += [conversation(k, "self", dataset=k) for k in ("sim-cholect50", "heichole")]
     old = conversation("z", dataset="sar-rarp50", source="model-x/iteration-2", provenance={})
     assert pathway_of(old) == "self" and pathway_of(conversation("z", provenance={})) == "teacher"
     *rows, total = composition([*made, old])
@@ -142,7 +141,9 @@ def files(tmp_path, monkeypatch) -> list[Path]:
     """
     monkeypatch.setattr(dataset, "SHARD", 4)
     cold, refined = tmp_path / "cold.parquet", tmp_path / "refined.parquet"
-    write_conversations(cold, [conversation(k, policy="local_only" if k == 8 else "public") for k in range(9)])
+    write_conversations(
+        cold, [conversation(k, policy="local_only" if k == 8 else "public") for k in range(9)]
+    )
     write_conversations(
         refined,
         [

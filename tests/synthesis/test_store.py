@@ -156,6 +156,24 @@ def test_a_damaged_file_is_named_and_left_as_it_is(tmp_path, content) -> None:
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("use", ["every", "of", "states", "put"])
+def test_a_file_that_is_damaged_further_in_is_named_when_that_is_met(tmp_path, use) -> None:
+    path = tmp_path / NAME
+    with TraceStore(tmp_path) as store:
+        store.put(decision(f"s{k}", text="x" * 2000) for k in range(200))
+    data = path.read_bytes()
+    path.write_bytes(data[:8192] + b"\xff" * (len(data) - 8192))
+    with TraceStore(tmp_path) as store, pytest.raises(StoreError, match=r"traces\.sqlite.*move it away"):
+        if use == "every":
+            list(store.every())
+        elif use == "of":
+            store.of(["s5"])
+        elif use == "states":
+            store.states(["s5"], "teacher")
+        else:
+            store.put([decision("new")])
+
+
 def test_a_folder_in_place_of_the_file_is_named(tmp_path) -> None:
     Path(tmp_path / NAME).mkdir()
     with pytest.raises(StoreError, match=r"traces\.sqlite"):

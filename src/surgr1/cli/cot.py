@@ -13,6 +13,11 @@ app = typer.Typer(no_args_is_help=True, help="Three-level reasoning data (Surg-R
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, e.g. runs/demo")]
 
 
+def _say(line: str, **style: Any) -> None:
+    """A line for a person, not broken: it may hold a path."""
+    console.print(line, highlight=False, soft_wrap=True, **style)
+
+
 @app.command("synthesize")
 def synthesize_traces(
     recipe: RecipeFile,
@@ -40,9 +45,9 @@ def synthesize_traces(
     if as_json:
         show(asdict(report), as_json)
     else:
-        console.print(f"accepted {report.accepted}, rejected {report.rejected}: {report.accepted_path}")
+        _say(f"accepted {report.accepted}, rejected {report.rejected}: {report.accepted_path}")
         for check, n in sorted(report.reasons.items(), key=lambda item: -item[1]):
-            console.print(f"  {check}: {n}")
+            _say(f"  {check}: {n}")
 
 
 @app.command()
@@ -59,21 +64,23 @@ def plan(
 
     loaded, folder = open_recipe(recipe, out, data, settings)
     if loaded.coldstart is None or loaded.coldstart.quotas is None:
-        raise RecipeError(f"recipe {recipe} has no coldstart.quotas: nothing to plan; it takes `select`")
+        has = "no coldstart section" if loaded.coldstart is None else "coldstart.select in place of quotas"
+        raise RecipeError(
+            f"recipe {recipe} has {has}: nothing to plan; give it coldstart.quotas, e.g. table-3"
+        )
     place = Run(loaded, folder, console).planned(loaded.coldstart)
     found = read_report(place)
     if as_json:
         show(found.model_dump(mode="json"), as_json)
         return
     for quota in found.quotas:
-        console.print(
+        _say(
             f"{quota.name}: {quota.taken} of {quota.asked} asked ({quota.pool} there are,"
-            f" {quota.duplicates} near-duplicates passed over) {quota.reason}",
-            highlight=False,
+            f" {quota.duplicates} near-duplicates passed over) {quota.reason}"
         )
     for line in found.not_checked:
-        console.print(f"not checked: {line}", style="yellow", highlight=False)
-    console.print(f"{found.taken} samples: {place / 'plan.parquet'}")
+        _say(f"not checked: {line}", style="yellow")
+    _say(f"{found.taken} samples: {place / 'plan.parquet'}")
 
 
 @app.command()
@@ -93,8 +100,8 @@ def statistics(
         return
     for name, s in found.items():
         simulated = " (simulated)" if s.simulated else ""
-        console.print(f"{name}{simulated}: {s.frames} frames of {s.videos} operations", highlight=False)
-    console.print(f"{folder / 'knowledge.json'}")
+        _say(f"{name}{simulated}: {s.frames} frames of {s.videos} operations")
+    _say(f"{folder / 'knowledge.json'}")
 
 
 @app.command()
@@ -132,23 +139,18 @@ def check(
     if as_json:
         show(found, as_json)
         return
-    console.print(
-        f"{found['traces']} traces, {found['accepted']} accepted, {found['no_trace']} without a trace"
-    )
+    _say(f"{found['traces']} traces, {found['accepted']} accepted, {found['no_trace']} without a trace")
     for name, row in found["checks"].items():
-        console.print(
-            f"  {name:20} passed {row['passed']:7}  failed {row['failed']:6}  {row['asks']}", highlight=False
-        )
+        _say(f"  {name:20} passed {row['passed']:7}  failed {row['failed']:6}  {row['asks']}")
         for example in row["examples"][:1]:
-            console.print(f"      e.g. {example['sample_id']}: {example['found']}", style="dim", markup=False)
-    console.print(f"words: {found['words']}")
+            _say(f"      e.g. {example['sample_id']}: {example['found']}", style="dim", markup=False)
+    _say(f"words: {found['words']}")
     diversity = found["diversity"]
-    console.print(
+    _say(
         f"diversity of {diversity['traces']} traces: distinct-1/2/3"
         f" {' / '.join(f'{v:.3f}' for v in diversity['distinct'].values())}, word for word again"
         f" {diversity['repeated']:.1%}, templates {diversity['templates']}, the ten commonest"
-        f" {diversity['common']:.1%}",
-        highlight=False,
+        f" {diversity['common']:.1%}"
     )
 
 
@@ -205,9 +207,9 @@ def build(
     from surgr1.pipeline.reasoning import build_run
 
     counts = build_run(run, out, export_to or [])
-    console.print(f"{counts['conversations']} conversations: {out}")
+    _say(f"{counts['conversations']} conversations: {out}")
     for why, n in counts["excluded"].items():
-        console.print(f"  left out ({why}): {n}")
+        _say(f"  left out ({why}): {n}")
 
 
 @app.command()
@@ -231,11 +233,11 @@ def review(
     server = review_server(
         run, reviewer, others=others or [], stage=stage, double=double, limit=limit, port=port
     )
-    console.print(f"open {server.url} (this machine only); Ctrl-C ends, decisions are kept", markup=False)
+    _say(f"open {server.url} (this machine only); Ctrl-C ends, decisions are kept", markup=False)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        console.print(f"decisions: {run / 'reviews' / reviewer}.jsonl")
+        _say(f"decisions: {run / 'reviews' / reviewer}.jsonl")
     finally:
         server.close()
 
@@ -253,15 +255,14 @@ def agreement(run: RunFolder, as_json: Json = False) -> None:
         show(asdict(found), as_json)
         return
     if not found.pairs:
-        console.print("no two reviewers have judged the same trace")
+        _say("no two reviewers have judged the same trace")
     for pair in found.pairs:
         kappas: Mapping[str, Any] = {"all": pair.overall, **pair.groups}
         for name, kappa in kappas.items():
             value = "undefined"
             if kappa.kappa is not None:
                 value = f"{kappa.kappa:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
-            console.print(
+            _say(
                 f"{' and '.join(pair.reviewers)}, {name}: kappa {value}, n {kappa.n} {kappa.note}",
-                highlight=False,
                 markup=False,
             )

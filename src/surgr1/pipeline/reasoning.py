@@ -15,6 +15,7 @@ from rich.console import Console
 from surgr1.corpora.schema import Sample, from_row
 from surgr1.engines.types import Request
 from surgr1.pipeline.recipe import Recipe, RecipeError
+from surgr1.pipeline.run import prepare
 from surgr1.pipeline.stages import Run, budget_of, conversation_files, wire_of
 from surgr1.synthesis.conversations import Conversation, in_batches, read_conversations
 from surgr1.synthesis.dataset import DatasetError, build_dataset
@@ -34,6 +35,7 @@ def synthesize_coldstart(recipe: Recipe, folder: Path, console: Console) -> Synt
     samples = run.coldstart_samples()
     assert recipe.coldstart is not None
     spec = recipe.coldstart.teacher
+    prepare(recipe, folder, "coldstart")
     images = run.images(samples)
     with run.teacher(spec) as teacher, run.bar("teacher's traces") as advance:
         return synthesize(
@@ -49,8 +51,8 @@ def synthesize_coldstart(recipe: Recipe, folder: Path, console: Console) -> Synt
 
 def dry_run(recipe: Recipe, folder: Path, console: Console, *, latency_s: float) -> dict[str, Any]:
     """What the cold-start teacher would take, before anything is sent: samples, those decided already, and
-    for a model the calls that the ledger lacks, tokens, cost (US dollars) and time. First attempts only:
-    every rejected trace is one call more.
+    for a model the calls that the ledger lacks, tokens, cost (US dollars) and time. The next attempt of each
+    sample only: every trace that is rejected then is one call more.
     """
     from surgr1.engines.budget import estimate
     from surgr1.engines.ledger import Ledger, request_key
@@ -61,7 +63,9 @@ def dry_run(recipe: Recipe, folder: Path, console: Console, *, latency_s: float)
     spec = recipe.coldstart.teacher
     with TraceStore(folder / TRACES) as store:
         states = store.states([s.sample_id for s in samples], "teacher")
-    open_samples = [s for s in samples if not _decided(states.get(s.sample_id), spec.attempts)]
+        open_samples = [s for s in samples if not _decided(states.get(s.sample_id), spec.attempts)]
+        tried = store.of([s.sample_id for s in open_samples], "teacher")
+    failed = {sample_id: decisions[-1].reasons for sample_id, decisions in tried.items()}
     found: dict[str, Any] = {
         "teacher": spec.model or str(spec.path or "offline"),
         "samples": len(samples),
@@ -70,6 +74,7 @@ def dry_run(recipe: Recipe, folder: Path, console: Console, *, latency_s: float)
     if spec.kind == "offline":
         return found | {"calls": 0, "cost": 0.0}
     images = run.images(open_samples)
+    # The attempt changes the seed alone, which no estimate depends on.
     sampling = teacher_sampling(spec.max_new_tokens, spec.temperature, attempt=0)
     # A local model is not opened for a dry run: what the ledger has of it is not known.
     identity = wire_of(spec).identity if spec.kind in ("api", "batch") else ""
@@ -78,8 +83,10 @@ def dry_run(recipe: Recipe, folder: Path, console: Console, *, latency_s: float)
     def lacking(ledger: Ledger) -> Iterator[Request]:
         nonlocal known
         for part in in_batches(open_samples, 256):
-            for request in teacher_requests(part, images, run.statistics, {}):
-                if identity and ledger.get(request_key(identity, request, sampling), 1) is not None:
+            for request in teacher_requests(part, images, run.statistics, failed):
+                attempt, _ = states.get(request.request_id, (0, False))
+                asked = teacher_sampling(spec.max_new_tokens, spec.temperature, attempt=attempt)
+                if identity and ledger.get(request_key(identity, request, asked), 1) is not None:
                     known += 1
                 else:
                     yield request
@@ -137,6 +144,11 @@ def build_run(run: Path, out: Path, exports: Sequence[str]) -> dict[str, Any]:
     if strange := sorted(set(exports) - set(get_args(Format))):
         raise DatasetError(f"--export {', '.join(strange)}: one of {', '.join(get_args(Format))}")
     files = conversation_files(run)
+    if not files:
+        raise DatasetError(
+            f"{run}: a run without reasoning conversations; run its cold start, or `surgr1 cot synthesize`,"
+            " first"
+        )
     counts = build_dataset(
         files, out, title=run.resolve().name, refused=refused(read_reviews(run / "reviews"))
     )
@@ -187,7 +199,9 @@ def samples_of(corpus: Path, sample_ids: Iterable[str]) -> dict[str, Sample]:
 
 
 def reviewers_agreement(run: Path) -> Agreement:
-    """How far the reviewers of a run agree."""
+    """How far the reviewers of a run agree. Raises RecipeError, ReviewError."""
+    if not run.is_dir():
+        raise RecipeError(f"{run}: no such run folder; name the one that was reviewed")
     reviews = read_reviews(run / "reviews")
     groups: dict[str, tuple[str, ...]] = {}
     for path in conversation_files(run):

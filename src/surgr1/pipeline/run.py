@@ -166,6 +166,19 @@ def _reviews(folder: Path) -> str:
     return found.hexdigest()[:16] if files else ""
 
 
+def prepare(recipe: Recipe, folder: Path, name: str) -> Path:
+    """The folder of a step, cleared of what was begun under another configuration, for work that goes there
+    before the step is run (`surgr1 cot synthesize` writes the cold start's traces).
+    """
+    keys: dict[str, str] = {}
+    for step in plan(recipe, _reviews(folder / "reviews")):
+        keys[step.name] = stage_key(step.name, step.config, {n: keys[n] for n in step.inputs})
+        if step.name == name:
+            _make_room(folder / step.folder, keys[name])
+            return folder / step.folder
+    raise SurgR1Error(f"this recipe has no stage {name!r}")
+
+
 def _needed(steps: list[Step], name: str) -> set[str]:
     """Everything a step reads, directly or not."""
     inputs = {s.name: s.inputs for s in steps}

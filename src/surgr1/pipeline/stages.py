@@ -70,13 +70,19 @@ class Run:
         """Every sample of the built data, in source order."""
         found: list[Sample] = []
         for source in self.recipe.sources:
-            if statistics_of(self.folder / "data", source.dataset) is None:
-                raise RecipeError(
-                    f"{self.folder / 'data' / source.dataset}: the data is not built; run `surgr1 data build`"
-                    " or the whole recipe first"
-                )
+            self.built(source.dataset)
             found += corpus_samples(self.folder / "data", source.dataset)
         return found
+
+    def built(self, dataset: str) -> dict[str, Any]:
+        """What the build says of a dataset (`source.json`). Raises RecipeError where it is not built."""
+        body = statistics_of(self.folder / "data", dataset)
+        if body is None:
+            raise RecipeError(
+                f"{self.folder / 'data' / dataset}: the data is not built; run `surgr1 data build` or the"
+                " whole recipe first"
+            )
+        return body
 
     @property
     def train(self) -> list[Sample]:
@@ -149,7 +155,7 @@ class Run:
             quotas = read_quotas(quotas)
         assert isinstance(quotas, tuple)
         names = [s.dataset for s in self.recipe.sources]
-        built = {n: (statistics_of(self.folder / "data", n) or {}).get("fingerprint") for n in names}
+        built = {n: str(self.built(n)["fingerprint"]) for n in names}
         key = stage_key(
             "plan",
             {
@@ -157,7 +163,7 @@ class Run:
                 "near": section.near_duplicates,
                 "seed": self.recipe.seed,
             },
-            {n: str(f) for n, f in built.items()},
+            built,
         )
         marker = place / ".key"
         if not marker.is_file() or marker.read_text(encoding="utf-8") != key:

@@ -8,6 +8,7 @@ on what an earlier one established: the tools it names and the targets of what t
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 from surgr1.ontology.tasks import Task
 from surgr1.reasoning.answers import Box, normalise
@@ -96,9 +97,14 @@ def _merged(findings: Iterable[Finding]) -> list[Finding]:
     return list(found.values())
 
 
+def _kind(statement: Statement) -> Kind:
+    """A count of criteria is a claim about criteria, every other one about tools."""
+    return "criterion" if (statement.kind, statement.subject) == ("count", "criteria") else statement.kind
+
+
 def _supported(name: str, kinds: tuple[Kind, ...], judged: Sequence[Judged], acts: bool) -> Finding:
     """The claims of these kinds that the labels refute. `acts`: whether deeds are labelled."""
-    wrong = [j for j in judged if j.verdict == "refuted" and j.statement.kind in kinds]
+    wrong = [j for j in judged if j.verdict == "refuted" and _kind(j.statement) in kinds]
     if name == "deeds_supported":
         # Where deeds are not labelled, only the tool is wrong.
         wrong = [j for j in wrong if not j.reason.startswith("tools ") or acts]
@@ -243,9 +249,12 @@ def _now(text: str, seen: Seen) -> list[list[Token]]:
 _UNREAL = (COUNTERFACTUAL | ELSEWHEN | HEDGES) - {"other", "own"}
 
 
+_GUESSED = frozenset(("may", "might", "could", "possibly", "perhaps", "maybe"))
+
+
 def _established(parsed: ParsedTrace, seen: Seen, levels: Iterable[int]) -> set[str]:
-    """Every tool and structure that these levels name and do not only deny. Wider than what they claim: a
-    landmark or the agent of a purpose has been seen too.
+    """Every tool and structure that these levels name and do not only deny or guess. Wider than what they
+    claim: a landmark or the agent of a purpose has been seen too.
     """
     known = lexicon(seen.procedure)
     named: set[str] = set()
@@ -253,9 +262,12 @@ def _established(parsed: ParsedTrace, seen: Seen, levels: Iterable[int]) -> set[
     for level in levels:
         text = parsed.levels.get(level, "")
         for sentence in sentences(text):
-            tokens = known.tokens(sentence)
-            named |= {t.value for t in tokens if t.type in ("tool", "tissue")}
-            named |= {t.entity for t in tokens if t.type == "finding" and t.entity}
+            for separated, clause in groupby(known.tokens(sentence), lambda t: t.type == "separator"):
+                tokens = list(clause)
+                if separated or any(t.value in _GUESSED for t in tokens):
+                    continue
+                named |= {t.value for t in tokens if t.type in ("tool", "tissue")}
+                named |= {t.entity for t in tokens if t.type == "finding" and t.entity}
         claims = [
             s for s in read_text(text, level, seen.procedure) if s.kind in ("tool", "tissue", "deed", "place")
         ]

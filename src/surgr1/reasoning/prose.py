@@ -54,7 +54,7 @@ _LEAK = re.compile(
             r"\b(?:question|task)\s+(?:\w+\s+)?(?:says?|states?|tells?|gives?|told|indicates?|specifies|already)\b",
             r"\b(?:answer|solution)s?\s+(?:already\s+)?(?:says?|said|stat(?:es?|ed)|confirm(?:s|ed)?)\b",
             r"\bknowing\s+(?:\w+\s+){0,3}(?:answer|solution|verdict)\b",
-            r"\bknow(?:n|s|ing)?\b[^.]{0,60}\b(?:in advance|beforehand|ahead of time)\b",
+            r"\bknow(?:s|ing)?\b[^.]{0,60}\b(?:in advance|beforehand|ahead of time)\b",
             r"\bhint(?:s|ed)?\s+(?:in|by|from|of)\s+the\s+(?:question|task|file|user)\b",
             r"\bfile ?name\b",
         )
@@ -117,7 +117,7 @@ _UNITS = (
 )
 """One of these is in every measurement."""
 _FRAME = re.compile(
-    r"\b(?:frame|timestamp|time|t|pixel)(?:\s*(?:number|no\.?|#|=|:))?\s*\d[\d:]*\b", re.IGNORECASE
+    r"\b(?:frame|timestamp|time|t|pixels?)(?:\s*(?:number|no\.?|#|=|:))?\s*\d[\d:]*\b", re.IGNORECASE
 )
 _CLOCK = re.compile(r"\b\d{1,2}:\d{2}(?::\d{2})?\b(?!\s*o'clock)")
 _CORNERS = re.compile(
@@ -149,7 +149,7 @@ _FOREIGN = frozenset(
         r"\s+",
         "und ist nicht der das mit ein eine einer wird auf dem den von zum zur sich sind im bei le la les des"
         " est une dans avec sur pas qui du et aux sont el los las una con por que está del esta il lo gli è"
-        " nel della che di os uma não com ao het een van op de en niet zijn sie er nach oben aus durch wird hat"
+        " nel della che di os uma não com ao het een van op de en niet zijn sie er nach oben aus durch hat"
         " einen einem dal alla verso su hacia ella sobre vers elle ses",
     )
 )
@@ -181,7 +181,10 @@ def check_prose(levels: Mapping[int, str], boxes: Sequence[Box]) -> list[Finding
         k: [(s, [w.lower() for w in _WORD.findall(s)]) for s in sentences_of(levels[k])]
         for k in sorted(levels)
     }
-    leak = next((found for said in split.values() for s, _ in said if (found := _leak(s))), "")
+    told = [s for said in split.values() for s, _ in said]
+    # A sentence may be wrapped over two lines.
+    told += [" ".join(t.split()) for t in levels.values() if "\n" in t.strip()]
+    leak = next((found for s in told if (found := _leak(s))), "")
     first = split[1][0][0] if split.get(1) else ""
     early = _ANSWER_FIRST.search(first)
     invented = _invented(text, boxes)
@@ -276,7 +279,9 @@ def _foreign(levels: Mapping[int, str], split: Mapping[int, _Sentences]) -> str:
         if mark := _MARKUP.search(text):
             return f"Level {level} holds markup: {mark.group()!r}"
         others = [] if text.isascii() else [c for c in text if c.isalpha() and ord(c) > 0x24F]
-        if len(others) >= _FOREIGN_LETTERS or any(0x400 <= ord(c) < 0x1E00 or ord(c) >= 0x2E80 for c in others):
+        if len(others) >= _FOREIGN_LETTERS or any(
+            0x400 <= ord(c) < 0x1E00 or ord(c) >= 0x2E80 for c in others
+        ):
             # Greek letters are symbols, one of another script (Cyrillic, Arabic, Chinese ...) is none.
             return f"Level {level} is in another script: {''.join(others[:12])!r}"
         for sentence, words in split[level]:

@@ -39,8 +39,8 @@ class _Trace(NamedTuple):
 class Diversity:
     """How varied `traces` traces are. `distinct`: n -> different n-grams of words over all of them (Li et
     al., NAACL 2016). `repeated`: share of traces whose levels stand word for word in an earlier one of the
-    file. `templates`: different texts left when names, places and numbers are masked; `common` the share of traces
-    with one of the ten most frequent.
+    file. `templates`: different texts left when names, places and numbers are masked; `common` the share of
+    traces with one of the ten most frequent.
     """
 
     traces: int
@@ -97,7 +97,9 @@ def _traces(path: Path) -> Iterator[_Trace]:
     if store.suffix == ".sqlite":
         # Opening one would make it.
         if store.name != NAME or not store.is_file():
-            raise StoreError(f"{path}: no store of traces; give a folder with {NAME}, or conversations (Parquet)")
+            raise StoreError(
+                f"{path}: no store of traces; give a folder with {NAME}, or conversations (Parquet)"
+            )
         with TraceStore(store.parent) as traces:
             for d in traces.every():
                 yield _Trace(d.sample_id, d.dataset, d.source, d.text, d.accepted, dict(d.checks), d.reasons)

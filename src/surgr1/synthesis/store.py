@@ -9,6 +9,7 @@ again costs nothing.
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,7 @@ class TraceStore:
     def __init__(self, out: Path) -> None:
         self.path = out / NAME
         out.mkdir(parents=True, exist_ok=True)
-        try:
+        with self._named():
             self._db = sqlite3.connect(self.path)
             self._db.execute("PRAGMA journal_mode=WAL")
             # A killed process loses nothing that was committed.
@@ -71,15 +72,25 @@ class TraceStore:
                 " answered_right INTEGER, checks TEXT, reasons TEXT, provenance TEXT,"
                 " PRIMARY KEY (sample_id, pathway, attempt)) WITHOUT ROWID"
             )
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file in what SQLite says of it."""
+        try:
+            yield
         except sqlite3.DatabaseError as error:
             raise StoreError(
                 f"{self.path}: not a store of traces ({error}); move it away to start a new one"
             ) from error
 
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
+        with self._named():
+            yield from self._db.execute(query, values)
+
     def put(self, decisions: Iterable[Decision]) -> None:
         """Store decisions in one transaction. What is there already stays."""
         places = ", ".join("?" for _ in _COLUMNS)
-        with self._db:
+        with self._named(), self._db:
             self._db.executemany(
                 f"INSERT OR IGNORE INTO traces ({', '.join(_COLUMNS)}) VALUES ({places})",
                 map(_row, decisions),
@@ -93,7 +104,7 @@ class TraceStore:
         for part in in_batches(sample_ids, _AT_ONCE):
             marks = ", ".join("?" for _ in part)
             wanted = " AND pathway = ?" if pathway else ""
-            rows = self._db.execute(
+            rows = self._rows(
                 f"SELECT {', '.join(_COLUMNS)} FROM traces WHERE sample_id IN ({marks}){wanted}"
                 " ORDER BY pathway, attempt",
                 (*part, pathway) if pathway else part,
@@ -108,7 +119,7 @@ class TraceStore:
         found: dict[str, tuple[int, bool]] = {}
         for part in in_batches(sample_ids, _AT_ONCE):
             marks = ", ".join("?" for _ in part)
-            rows = self._db.execute(
+            rows = self._rows(
                 "SELECT sample_id, MAX(attempt) + 1, MAX(accepted) FROM traces"
                 f" WHERE sample_id IN ({marks}) AND pathway = ? GROUP BY sample_id",
                 (*part, pathway),
@@ -118,7 +129,7 @@ class TraceStore:
 
     def every(self) -> Iterator[Decision]:
         """Every stored trace, by sample."""
-        for row in self._db.execute(
+        for row in self._rows(
             f"SELECT {', '.join(_COLUMNS)} FROM traces ORDER BY sample_id, pathway, attempt"
         ):
             yield _decision(row)

@@ -37,8 +37,10 @@ _AT_ONCE = 64
 """Traces decided and stored together: what a kill makes to be asked (not paid) again."""
 _MANY = 5_000
 """From so many samples on, traces are checked in processes of their own; starting them takes seconds."""
-_UNANSWERED = 100
-"""So many requests in a row without an answer mean that the endpoint is away. They are not decided."""
+_UNANSWERED, _NONE_AT_ALL = 100, 3
+"""So many requests in a row without an answer, or so many and no answer at all in a pass, mean that the
+endpoint is away. They are not decided.
+"""
 
 
 class SynthesisError(SurgR1Error):
@@ -75,12 +77,14 @@ class Job:
 def decide(job: Job) -> Decision:
     """Check one trace."""
     sample = job.sample
+    # JSON allows half a character, which no file takes.
+    text = job.text.encode("utf-8", "replace").decode()
     checks: dict[str, bool] = {}
     reasons: tuple[str, ...]
-    if job.error or not job.text.strip():
+    if job.error or not text.strip():
         reasons = (f"no trace: {job.error or 'an empty answer'}",)
     else:
-        findings, _ = validate(job.text, sample, job.image, finish_reason=job.finish_reason)
+        findings, _ = validate(text, sample, job.image, finish_reason=job.finish_reason)
         checks = {f.check: f.ok for f in findings}
         reasons = tuple(f"{f.check}: {f.detail}" for f in findings if not f.ok)
     return Decision(
@@ -90,7 +94,7 @@ def decide(job: Job) -> Decision:
         job.pathway,
         job.attempt,
         job.source,
-        job.text,
+        text,
         not reasons,
         checks.get("answer", False),
         checks,
@@ -174,11 +178,21 @@ def _ask(
     done = sum(accepted or n > attempt for n, accepted in tries.values())
     workers = (os.cpu_count() or 1) if len(todo) >= _MANY else 0
     jobs = _jobs(store, todo, images, teacher, attempt)
-    for batch in in_batches(decide_all(jobs, workers=workers), _AT_ONCE):
+    batch: list[Decision] = []
+    try:
+        for decision in decide_all(jobs, workers=workers):
+            batch.append(decision)
+            done += decision.accepted or last
+            if len(batch) == _AT_ONCE:
+                store.put(batch)
+                batch.clear()
+                if progress:
+                    progress(done, len(samples))
+    finally:
+        # Also what was decided before the teacher's engine stopped.
         store.put(batch)
-        done += sum(d.accepted or last for d in batch)
-        if progress:
-            progress(done, len(samples))
+    if progress:
+        progress(done, len(samples))
 
 
 def _jobs(
@@ -189,6 +203,7 @@ def _jobs(
     attempt: int,
 ) -> Iterator[Job]:
     unanswered: list[Job] = []
+    answered = 0
     for part in in_batches(todo, teacher.at_once):
         last = store.of([s.sample_id for s in part], "teacher") if attempt else {}
         failed = {sample_id: found[-1].reasons for sample_id, found in last.items()}
@@ -207,15 +222,22 @@ def _jobs(
             if w.finish_reason == "error":
                 unanswered.append(job)
                 if len(unanswered) >= _UNANSWERED:
-                    raise SynthesisError(
-                        f"{teacher.name} left {len(unanswered)} requests in a row unanswered, the last with:"
-                        f" {w.error}; run again to continue when it answers"
-                    )
+                    raise _away(unanswered)
             else:
+                answered += 1
                 yield from unanswered
                 unanswered.clear()
                 yield job
+    if not answered and len(unanswered) >= _NONE_AT_ALL:
+        raise _away(unanswered)
     yield from unanswered
+
+
+def _away(unanswered: Sequence[Job]) -> SynthesisError:
+    return SynthesisError(
+        f"{unanswered[-1].source} left {len(unanswered)} requests in a row unanswered, the last with:"
+        f" {unanswered[-1].error}; run again to continue when it answers"
+    )
 
 
 def _written(

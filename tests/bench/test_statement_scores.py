@@ -260,8 +260,8 @@ def test_all_the_offline_teacher_says_from_labels_is_supported_and_read(traces, 
     # Textbook cues that this frame does not show: the teacher's untruths, known by name.
     untrue = {r["reason"].removeprefix("not ").partition(":")[0] for r in scores["refuted"]}
     assert {r["kind"] for r in scores["refuted"]} == {"cue"}
-    assert {"needle closing the slit", "needle closing the space"} & untrue
-    assert scores["metrics"]["precision_cue"] > 0.8
+    assert "tubes exposed" in untrue
+    assert scores["metrics"]["precision_cue"] > 0.9
 
 
 def test_the_teachers_deeds_and_tools_are_read_exactly(traces) -> None:
@@ -272,7 +272,10 @@ def test_the_teachers_deeds_and_tools_are_read_exactly(traces) -> None:
         found = read(parse(render(trace)), load_procedure(sample.procedure))
         deeds = {(s.subject, s.predicate, s.object) for s in found if s.kind == "deed" and s.subject != "any"}
         assert deeds == set(sample.labels.triplets)
-        assert {s.subject for s in found if s.kind == "tool" and not s.negated} == set(sample.labels.tools)
+        acted_on = {target for _, _, target in sample.labels.triplets}
+        tools = {s.subject for s in found if s.kind == "tool" and not s.negated}
+        # A bag that is acted on is named among the structures.
+        assert tools - acted_on == set(sample.labels.tools)
         places = {(s.subject, s.object) for s in found if s.kind == "place"}
         boxes = sample.labels.boxes or ()
         assert places == {(b.name, quadrant(b.xyxy, sample.width, sample.height)) for b in boxes}

@@ -26,7 +26,7 @@ from surgr1.reasoning.lexicon import (
 )
 from surgr1.reasoning.prose import Finding, check_prose, sentences_of
 from surgr1.reasoning.statements import Kind, Statement, read, read_text
-from surgr1.reasoning.support import Judged, Seen, judge, same_thing
+from surgr1.reasoning.support import HOLDING, Judged, Seen, judge, same_thing
 from surgr1.reasoning.trace import ParsedTrace
 
 _SUPPORT: Mapping[str, tuple[Kind, ...]] = {
@@ -314,9 +314,10 @@ def _built_on(parsed: ParsedTrace, statements: Sequence[Statement], seen: Seen, 
 
 
 def _told(deed: Statement, told: Iterable[Statement]) -> bool:
-    """Whether the same agent did the same, or worked on the same, before."""
+    """Whether the same agent did the same before, to the same where both say to what."""
     return any(
         t.subject in (deed.subject, "")
-        and (t.predicate == deed.predicate or (deed.object and t.object == deed.object))
+        and (t.predicate == deed.predicate or (deed.predicate, t.predicate) in HOLDING)
+        and (not t.object or same_thing(deed.object, t.object) or same_thing(t.object, deed.object))
         for t in told
     )

@@ -50,7 +50,7 @@ LANDMARK = _set(
 HEDGES = _set(
     "may might could possibly perhaps either if whether unclear uncertain maybe except besides other must"
     " needed required requires will usually commonly normally often typically resembles resembling own"
-)
+) | {"no more than", "not more than", "at least", "at most", "up to"}
 COUNTERFACTUAL = _set("would unless")
 """One of these in a sentence: what it says is not so, or not said to be."""
 ELSEWHEN = _set("earlier previously formerly beforehand had later ago")
@@ -189,6 +189,9 @@ class Token:
     entity: str = ""
 
 
+_LONGEST = 2000
+
+
 @lru_cache(maxsize=64)
 def sentences(text: str) -> tuple[str, ...]:
     """Cleaned sentences: lower case, contractions written out, hyphens as spaces, brackets as commas. Several
@@ -204,10 +207,10 @@ def _sentences(text: str) -> Iterator[str]:
     text = re.sub(r"[*#_/\-‐-―]", " ", text)
     text = re.sub(r"[()\[\]]", ",", text)
     for part in re.split(r"[.!?;\n]+", text):
-        clean = re.sub(r"[^\w\s,:]", " ", part)
-        clean = re.sub(r"\s+", " ", re.sub(r"\s*([,:])[\s,:]*", r"\1 ", clean)).strip(" ,:")
-        if clean:
-            yield clean
+        clean = re.sub(r"\s+", " ", re.sub(r"[^\w\s,:]", " ", part))
+        clean = re.sub(r" ?([,:])[ ,:]*", r"\1 ", clean).strip(" ,:")
+        # Reading looks ahead and back within a sentence: one of book length would take for ever.
+        yield from (clean[k : k + _LONGEST] for k in range(0, len(clean), _LONGEST))
 
 
 def spell(text: str) -> str:
@@ -350,7 +353,8 @@ class Lexicon:
             self._add("finding", finding, (noun,))
         for negator in (*sorted(NEGATORS), "no longer", "rather than", "instead of"):
             self._add("negator", negator, (negator,))
-        self._add("word", "not only", ("not only",))
+        for words in ("not only", "no more than", "not more than", "at least", "at most", "up to"):
+            self._add("word", words, (words,))
         self._add("negator", "nowhere", ("nowhere to be seen", "nowhere in view"))
         for separator in SEPARATORS - {",", ":"} - NEGATORS:
             self._add("separator", separator, (separator,))

@@ -77,7 +77,8 @@ _TELLTALE = (
     ),
     *("solution", "result", "class", "response", "conclusion", "target", "key", "box", "known", "given"),
     *("provided", "supplied", "told", "knew", "know", "expected", "backward", "question", "task", "hint"),
-    *("filename", "file name", "specified", "stated", "reference", "output"),
+    *("filename", "file name", "specified", "stated", "reference", "output", "stipulated", "established"),
+    "user",
 )
 """One of these is in every leak."""
 

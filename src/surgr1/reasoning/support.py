@@ -20,7 +20,7 @@ Verdict = Literal["supported", "refuted", "unlabelled"]
 _Box = tuple[float, float, float, float]
 _MIDDLE = 0.05
 """A box whose centre lies within this share of the picture's side from a middle line is on both sides."""
-_HOLDING = {("grasp", "retract")}
+HOLDING = {("grasp", "retract")}
 """(said, labelled): what is retracted is held, though CholecT50 labels only one verb."""
 
 
@@ -234,7 +234,7 @@ def _deed(s: Statement, seen: Seen) -> _Finding:
         return None, reason
     said = s.predicate
     holds = any(
-        (verb == said or (said, verb) in _HOLDING) and _does(s, tool, target) for tool, verb, target in deeds
+        (verb == said or (said, verb) in HOLDING) and _does(s, tool, target) for tool, verb, target in deeds
     )
     # Without a target the object may be one that is not read ("its heel lifting strands").
     return (holds if s.object or holds else None), reason

@@ -68,7 +68,7 @@ def read_labelled(path: Path) -> Iterator[Labelled]:
     for k, row in enumerate(rows):
         try:
             yield _labelled(row)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise LabelledError(
                 f"{path}: entry {k} ({row.get('id') if isinstance(row, dict) else row!r}): {error!r}"
             ) from error

@@ -16,6 +16,7 @@ from surgr1.corpora.schema import LabelledBox, Sample
 from surgr1.ontology.procedures import Procedure, load_procedure
 from surgr1.ontology.tasks import Task
 from surgr1.reasoning.lexicon import NULL, lexicon, sentences
+from surgr1.reasoning.prose import TRACE_WORDS
 from surgr1.reasoning.statements import read_text
 from surgr1.reasoning.trace import Trace, render
 from surgr1.synthesis.conversations import prepared_answer
@@ -59,8 +60,10 @@ class OfflineTeacher:
         """The trace of one sample, levels 1 to the task's own."""
         voice = _Voice(f"{sample.sample_id}|{attempt}")
         procedure = load_procedure(sample.procedure)
-        levels = dict(enumerate(_levels(sample, procedure, voice), start=1))
-        return Trace({k: levels[k] for k in range(1, sample.level + 1)}, prepared_answer(sample, image))
+        levels = dict(enumerate(_levels(sample, procedure, voice)[: sample.level], start=1))
+        if sum(len(text.split()) for text in levels.values()) < TRACE_WORDS[0]:
+            levels[1] += " This can be seen in this frame."
+        return Trace(levels, prepared_answer(sample, image))
 
 
 def aspects(sample: Sample, variant: int = 0) -> dict[str, tuple[str, ...]]:
@@ -177,28 +180,20 @@ def _structures(names: Sequence[str], voice: _Voice) -> str:
     return _capital(voice.pick((f"{seen} {be} in view", f"{seen} can be seen", f"{seen} {be} visible")))
 
 
-_FEW = 8
-"""Words that a whole trace has at least (`reasoning.prose.TRACE_WORDS`)."""
-
-
 def _levels(sample: Sample, procedure: Procedure, voice: _Voice) -> tuple[str, str, str]:
     """All three levels, of which the task takes its own."""
     task = sample.task
     if task in (Task.CVS_CRITERIA_ASSESSMENT, Task.OVERALL_CVS_ASSESSMENT) and sample.labels.cvs:
         return _critical_view(sample, procedure, voice)
     if task in (Task.TOOL_LOCALIZATION, Task.TISSUE_LOCALIZATION, Task.GRID_POSITION_RECOGNITION):
-        return _long_enough(_place(sample, procedure, voice)), "", ""
+        return _place(sample, procedure, voice), "", ""
     if task is Task.TOOL_RECOGNITION:
-        return _long_enough(_tools(sample, procedure, voice)), "", ""
+        return _tools(sample, procedure, voice), "", ""
     if task is Task.TISSUE_RECOGNITION:
         names = sample.labels.tissues or ()
         seen = f"I see {_listed(names)}." if names else "No named structure stands out."
-        return _long_enough(seen), "", ""
+        return seen, "", ""
     return _scene(sample, procedure, voice)
-
-
-def _long_enough(text: str) -> str:
-    return text if len(text.split()) >= _FEW else f"{text} That is all this frame shows of it."
 
 
 def _critical_view(sample: Sample, procedure: Procedure, voice: _Voice) -> tuple[str, str, str]:
@@ -245,8 +240,19 @@ def _scene(sample: Sample, procedure: Procedure, voice: _Voice) -> tuple[str, st
     if labels.triplets is not None:
         two, meaning = _deeds(sample, voice), cue
     else:
-        two, meaning = cue or "What is done shows no more than that.", ""
+        means = activity.definition if activity and labels.tools is None else ""
+        two, meaning = means if _follows(means, one, procedure) else cue, ""
+        two = two or "What is done shows no more than that."
     return one, _with_motion(sample, two), f"{meaning} {_conclusion(sample, voice)}".strip()
+
+
+def _follows(text: str, one: str, procedure: Procedure) -> bool:
+    """Whether Level 1 has established the tools that a text names and what it says is worked on."""
+    known = lexicon(procedure)
+    seen = {t.value for s in sentences(one) for t in known.tokens(s)} | {
+        t.entity for s in sentences(one) for t in known.tokens(s)
+    }
+    return bool(text) and _named(text, procedure) <= seen and set(_worked_on(text, procedure)) <= seen
 
 
 def _claims(text: str, procedure: Procedure) -> bool:

@@ -40,13 +40,11 @@ def test_every_check_is_violated_eight_times_and_in_every_file(scores) -> None:
     for check in CHECKS:
         violated = {name: scores[name][check].violated for name in FILES}
         assert sum(violated.values()) >= 8, check
-        assert violated["dev"] and violated["held_out"], check
-    # The tuning set was the first held-out one and has no trace that is too short or too long.
-    assert {c for c in CHECKS if not scores["tuning"][c].violated} <= {"length"}
+        assert all(violated.values()), check
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "recall"), [("dev", 0.93, 0.93), ("tuning", 0.93, 0.93), ("held_out", 0.8, 0.85)]
+    ("name", "precision", "recall"), [("dev", 0.93, 0.93), ("tuning", 0.9, 0.93), ("held_out", 0.8, 0.85)]
 )
 def test_rejection_keeps_its_precision_and_recall(scores, name, precision, recall) -> None:
     total = scores[name]["any"]

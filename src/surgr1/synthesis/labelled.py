@@ -19,7 +19,9 @@ from surgr1.corpora.grid import PreparedImage
 from surgr1.corpora.questions import answer_options
 from surgr1.corpora.schema import LabelledBox, Labels, Sample
 from surgr1.ontology.errors import SurgR1Error
+from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
+from surgr1.reasoning.answers import VOCABULARY_KIND
 from surgr1.synthesis.validate import CHECKS, validate
 
 
@@ -116,11 +118,23 @@ def _labelled(row: dict[str, Any]) -> Labelled:
 
 
 def _options(row: dict[str, Any], labels: Labels) -> tuple[str, ...]:
-    """The dataset's vocabulary of answers; of a user's own triplets, which have none, the labelled ones."""
-    found = answer_options(row["dataset"], Task(row["task"]))
-    if not found and row["task"] == Task.TRIPLET_EXTRACTION:
-        return tuple(" ".join(t) for t in labels.triplets or ())
-    return found
+    """The dataset's vocabulary of answers; of a user's own data set, which has none here, the procedure's
+    names, and for triplets the labelled ones.
+    """
+    task = Task(row["task"])
+    found = answer_options(row["dataset"], task)
+    if found or task not in VOCABULARY_KIND:
+        return found
+    known = load_procedure(row["procedure"])
+    names: dict[Task, tuple[str, ...]] = {
+        Task.TRIPLET_EXTRACTION: tuple(" ".join(t) for t in labels.triplets or ()),
+        Task.TOOL_RECOGNITION: tuple(e.name for e in known.tools),
+        Task.TISSUE_RECOGNITION: tuple(e.name for e in known.tissues),
+        Task.PHASE_RECOGNITION: tuple(a.name for a in known.phases),
+        Task.STEP_RECOGNITION: tuple(a.name for a in known.steps),
+        Task.ACTION_RECOGNITION: tuple(a.name for a in known.actions),
+    }
+    return names.get(task, ())
 
 
 def score_checks(path: Path) -> list[CheckScore]:

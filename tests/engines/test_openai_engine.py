@@ -483,11 +483,14 @@ def test_an_engine_answers_inside_a_running_event_loop() -> None:
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
 from surgr1.engines.ledger import Ledger, LedgerEngine
 from surgr1.engines.openai_engine import OpenAIEngine
 from surgr1.engines.types import Request, Sampling
+# A shell in the background leaves it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 endpoint = OpenAIEngine(sys.argv[1], "m", backoff_s=0.001, max_attempts=2)
 engine = LedgerEngine(endpoint, Ledger(Path(sys.argv[2])))
 requests = [Request(str(k), f"q{k}", (), "local_only") for k in range(12)]

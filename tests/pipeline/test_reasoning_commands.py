@@ -26,7 +26,8 @@ from surgr1.corpora.build import build, corpus_samples
 from surgr1.engines.budget import most_usage
 from surgr1.engines.ledger import Ledger
 from surgr1.engines.prices import read_prices
-from surgr1.pipeline.recipe import load_recipe
+from surgr1.pipeline.recipe import TeacherSpec, load_recipe
+from surgr1.pipeline.run import _make_room
 from surgr1.pipeline.stages import Run
 from surgr1.simulator.world import simulate
 from surgr1.synthesis.conversations import read_conversations
@@ -166,6 +167,19 @@ def test_a_dry_run_of_the_offline_teacher_costs_nothing_and_knows_what_is_decide
     assert dry() == expected | {"decided": 30}
 
 
+def test_traces_outlive_another_training_and_end_with_another_teacher(recipe, run, priced) -> None:
+    said("synthesize", recipe, "--out", run)
+    (run / "coldstart" / "adapter").mkdir()
+    _make_room(run / "coldstart", "trained otherwise")
+    assert [p.name for p in sorted((run / "coldstart").iterdir())] == [".key", "traces"]
+    place = opened(recipe, run)
+    spec = place.recipe.coldstart.teacher
+    assert place.holds_traces(spec.model_copy(update={"attempts": 5}))
+    other = TeacherSpec(kind="api", base_url="http://127.0.0.1:9/v1", model="m")
+    assert not place.holds_traces(other) and (run / "coldstart/traces/traces.sqlite").is_file()
+    assert list(place.traces(other).iterdir()) == [run / "coldstart/traces/.key"]
+
+
 # A model as teacher
 
 PRICES = """
@@ -241,7 +255,7 @@ def test_a_dry_run_counts_calls_tokens_cost_and_time_before_anything_is_sent(rec
     assert found["cost_most"] == pytest.approx(read + 30 * 200 * 10e-6)
     assert found["seconds"] == 8 * 3 and found["answered_in_ledger"] == 0
     assert found["budget"] == {"money": 1.5, "tokens": None} and found["price"]["input"] == 2.0
-    assert "cost_most" in said(*asked)
+    assert f"${found['cost_least']:,.2f} to ${found['cost_most']:,.2f}" in said(*asked)
 
     batch = teacher_at("http://127.0.0.1:9/v1", priced, kind="batch")
     halved = json.loads(said("synthesize", recipe, "--out", run, *batch, "--dry-run", "--json"))

@@ -39,7 +39,11 @@ def synthesize_traces(
 
     loaded, folder = open_recipe(recipe, out, data, settings)
     if dry_run:
-        show(what_it_takes(loaded, folder, console, latency_s=latency), as_json)
+        found = what_it_takes(loaded, folder, console, latency_s=latency)
+        if as_json:
+            show(found, as_json)
+        else:
+            _tell_estimate(found)
         return
     report = synthesize_coldstart(loaded, folder, console)
     if as_json:
@@ -48,6 +52,27 @@ def synthesize_traces(
         _say(f"accepted {report.accepted}, rejected {report.rejected}: {report.accepted_path}")
         for check, n in sorted(report.reasons.items(), key=lambda item: -item[1]):
             _say(f"  {check}: {n}")
+
+
+def _tell_estimate(f: Mapping[str, Any]) -> None:
+    """What a dry run has found, for a person."""
+    _say(f"{f['teacher']}: {f['samples']} samples, {f['decided']} of them decided, {f['calls']} calls")
+    if "tokens_in" not in f:
+        return
+    _say(
+        f"tokens: {f['tokens_in']:,} in, {f['tokens_out_least']:,} to {f['tokens_out_most']:,} out"
+        f" ({f['characters_per_token']:g} characters of text a token)"
+    )
+    _say(f"answered in the ledger already: {f['answered_in_ledger']}")
+    if f["cost_most"] is None:
+        _say(f"cost: unknown, no price of {f['teacher']} in the table (`prices`)")
+    else:
+        _say(f"cost: ${f['cost_least']:,.2f} to ${f['cost_most']:,.2f}")
+        _say(f"price: {f['price']['source']}")
+    if f["seconds"] is not None:
+        hours = f["seconds"] / 3600
+        _say(f"time: {hours:.1f} hours at {f['latency_s']:g} s an answer and the given limits")
+    _say("Every rejected trace is one call more, up to `attempts`.")
 
 
 @app.command()

@@ -15,18 +15,15 @@ from rich.console import Console
 from surgr1.corpora.schema import Sample, from_row
 from surgr1.engines.types import Request
 from surgr1.pipeline.recipe import Recipe, RecipeError
-from surgr1.pipeline.run import prepare
-from surgr1.pipeline.stages import Run, budget_of, conversation_files, wire_of
+from surgr1.pipeline.stages import TRACES, Run, budget_of, conversation_files, wire_of
 from surgr1.synthesis.conversations import Conversation, in_batches, read_conversations
 from surgr1.synthesis.dataset import DatasetError, build_dataset
 from surgr1.synthesis.exports import Format, export
 from surgr1.synthesis.review import Agreement, agreement, groups_of, make_queue, read_reviews, refused
 from surgr1.synthesis.review_server import ReviewServer
-from surgr1.synthesis.store import TraceStore
+from surgr1.synthesis.store import NAME, Decision, TraceStore
 from surgr1.synthesis.synthesize import SynthesisReport, synthesize
 from surgr1.synthesis.teachers import teacher_requests, teacher_sampling
-
-TRACES = Path("coldstart") / "traces"
 
 
 def synthesize_coldstart(recipe: Recipe, folder: Path, console: Console) -> SynthesisReport:
@@ -35,14 +32,13 @@ def synthesize_coldstart(recipe: Recipe, folder: Path, console: Console) -> Synt
     samples = run.coldstart_samples()
     assert recipe.coldstart is not None
     spec = recipe.coldstart.teacher
-    prepare(recipe, folder, "coldstart")
     images = run.images(samples)
     with run.teacher(spec) as teacher, run.bar("teacher's traces") as advance:
         return synthesize(
             samples,
             images,
             teacher,
-            folder / TRACES,
+            run.traces(spec),
             max_attempts=spec.attempts,
             refused=run.refused,
             progress=advance,
@@ -61,10 +57,14 @@ def dry_run(recipe: Recipe, folder: Path, console: Console, *, latency_s: float)
     samples = run.coldstart_samples()
     assert recipe.coldstart is not None
     spec = recipe.coldstart.teacher
-    with TraceStore(folder / TRACES) as store:
-        states = store.states([s.sample_id for s in samples], "teacher")
-        open_samples = [s for s in samples if not _decided(states.get(s.sample_id), spec.attempts)]
-        tried = store.of([s.sample_id for s in open_samples], "teacher")
+    states: dict[str, tuple[int, bool]] = {}
+    tried: dict[str, list[Decision]] = {}
+    # Another teacher's traces will be cleared.
+    if run.holds_traces(spec) and (folder / TRACES / NAME).is_file():
+        with TraceStore(folder / TRACES) as store:
+            states = store.states([s.sample_id for s in samples], "teacher")
+            tried = store.of([s.sample_id for s in samples], "teacher")
+    open_samples = [s for s in samples if not _decided(states.get(s.sample_id), spec.attempts)]
     failed = {sample_id: decisions[-1].reasons for sample_id, decisions in tried.items()}
     found: dict[str, Any] = {
         "teacher": spec.model or str(spec.path or "offline"),

@@ -166,19 +166,6 @@ def _reviews(folder: Path) -> str:
     return found.hexdigest()[:16] if files else ""
 
 
-def prepare(recipe: Recipe, folder: Path, name: str) -> Path:
-    """The folder of a step, cleared of what was begun under another configuration, for work that goes there
-    before the step is run (`surgr1 cot synthesize` writes the cold start's traces).
-    """
-    keys: dict[str, str] = {}
-    for step in plan(recipe, _reviews(folder / "reviews")):
-        keys[step.name] = stage_key(step.name, step.config, {n: keys[n] for n in step.inputs})
-        if step.name == name:
-            _make_room(folder / step.folder, keys[name])
-            return folder / step.folder
-    raise SurgR1Error(f"this recipe has no stage {name!r}")
-
-
 def _needed(steps: list[Step], name: str) -> set[str]:
     """Everything a step reads, directly or not."""
     inputs = {s.name: s.inputs for s in steps}
@@ -198,7 +185,7 @@ _OWN_ROOM = ("sim", "data")
 
 def _make_room(place: Path, key: str) -> None:
     """Clear a stage folder whose work was begun under another key; work under the same key is kept and
-    continued.
+    continued. A teacher's traces have a key of their own (`Run.traces`).
     """
     import shutil
 
@@ -208,7 +195,13 @@ def _make_room(place: Path, key: str) -> None:
         and (not marker.is_file() or marker.read_text(encoding="utf-8") != key)
         and place.name not in _OWN_ROOM
     ):
-        shutil.rmtree(place)
+        for child in place.iterdir():
+            if child.name == stages.TRACES.name:
+                continue
+            if child.is_dir():
+                shutil.rmtree(child)
+            else:
+                child.unlink()
     place.mkdir(parents=True, exist_ok=True)
     if place.name not in _OWN_ROOM:
         marker.write_text(key, encoding="utf-8")

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from surgr1.engines.wire import Wire
 
 Counts = dict[str, float]
+TRACES = Path("coldstart") / "traces"
+"""Where the cold start's teacher writes, in a run folder."""
 SALTS = {"sft": 1, "coldstart": 2, "grpo": 3, "refine": 4}
 """Every stage draws its own samples; every iteration of refinement too (from its salt upwards)."""
 
@@ -180,6 +182,32 @@ class Run:
                 )
             marker.write_text(key, encoding="utf-8")
         return place
+
+    def traces(self, spec: TeacherSpec) -> Path:
+        """The folder of the cold start's traces, cleared of what another teacher has written or was written
+        of other labels. Other samples, more attempts or another training keep what is there.
+        """
+        place = self.folder / TRACES
+        if not self.holds_traces(spec):
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            (place / ".key").write_text(self._traces_key(spec), encoding="utf-8")
+        return place
+
+    def holds_traces(self, spec: TeacherSpec) -> bool:
+        """Whether the traces that are there are this teacher's, of these labels."""
+        marker = self.folder / TRACES / ".key"
+        return marker.is_file() and marker.read_text(encoding="utf-8") == self._traces_key(spec)
+
+    def _traces_key(self, spec: TeacherSpec) -> str:
+        from surgr1.synthesis.offline import OfflineTeacher
+
+        teacher = spec.model_dump(mode="json", exclude={"attempts"})
+        if spec.kind == "offline":
+            teacher["name"] = OfflineTeacher.name
+        built = {s.dataset: str(self.built(s.dataset)["fingerprint"]) for s in self.recipe.sources}
+        images = self.recipe.images.model_dump(mode="json")
+        return stage_key("traces", {"teacher": teacher, "images": images}, built)
 
     @cached_property
     def statistics(self) -> dict[str, Statistics]:
@@ -377,7 +405,7 @@ def coldstart(run: Run) -> Counts:
             samples,
             images,
             teacher,
-            run.folder / "coldstart" / "traces",
+            run.traces(section.teacher),
             max_attempts=section.teacher.attempts,
             refused=run.refused,
             progress=advance,
@@ -648,7 +676,7 @@ STAGE_TITLES = {
 
 def conversation_files(folder: Path) -> list[Path]:
     """The reasoning conversations that a run has written so far: cold start, then iteration by iteration."""
-    cold = folder / "coldstart" / "traces" / "accepted.parquet"
+    cold = folder / TRACES / "accepted.parquet"
     found = folder.glob("refine/iteration-*/conversations.parquet")
     refined = sorted(found, key=lambda p: int(p.parent.name.rpartition("-")[2]))
     return [*([cold] if cold.is_file() else []), *refined]

@@ -142,7 +142,7 @@ def files(tmp_path, monkeypatch) -> list[Path]:
     monkeypatch.setattr(dataset, "SHARD", 4)
     cold, refined = tmp_path / "cold.parquet", tmp_path / "refined.parquet"
     write_conversations(
-        cold, [conversation(k, policy="local_only" if k == 8 else "public") for k in range(9)]
+        cold, [conversation(k, policy="licence_restricted" if k == 8 else "public") for k in range(9)]
     )
     write_conversations(
         refined,
@@ -221,7 +221,7 @@ def test_the_card_says_that_data_is_simulated_and_every_number_in_it_is_counted(
         "| prompt 2+0a0a0a0a, knowledge k1 | 11 |",
         "- review: 1",
         "- stands twice: 1",
-        "| local_only | 1 |",
+        "| licence_restricted | 1 |",
         "| public | 10 |",
     ):
         assert f"\n{line}\n" in body, line
@@ -244,6 +244,15 @@ def test_a_data_set_built_twice_has_the_same_bytes(files, tmp_path) -> None:
     build_dataset(files, tmp_path / "elsewhere", title="demo", refused=REFUSED)
     found.append({p.name: p.read_bytes() for p in (tmp_path / "elsewhere").iterdir()})
     assert found[0] == found[1] == found[2] and len(found[0]) == 6
+
+
+def test_what_was_read_of_local_only_pictures_is_left_out_with_its_text(tmp_path) -> None:
+    path = tmp_path / "in.parquet"
+    write_conversations(path, [conversation(1), conversation(2, policy="local_only"), conversation(3)])
+    counts = build_dataset([path], tmp_path / "out", title="t", refused={})
+    assert (counts["conversations"], counts["excluded"]) == (2, {"local_only": 1})
+    (row,) = [json.loads(x) for x in (tmp_path / "out" / "excluded.jsonl").read_text().splitlines()]
+    assert (row["sample_id"], row["text"]) == (conversation(2).sample_id, "")
 
 
 def test_shards_of_an_earlier_or_a_cut_off_build_are_removed(files, tmp_path) -> None:

@@ -3,7 +3,7 @@ paper's Table 3 counts its own.
 
     out/
       train-00000-of-00003.parquet   conversations (`conversations`), in the order of the files
-      excluded.jsonl                 what reviewers rejected, and what stands twice
+      excluded.jsonl                 what reviewers rejected, what stands twice, local_only data (no text)
       composition.json, README.md    counts and the card
 """
 
@@ -100,8 +100,8 @@ def build_dataset(
     files: Sequence[Path], out: Path, *, title: str, refused: Mapping[tuple[str, str], str]
 ) -> dict[str, Any]:
     """Write the data set; returns its counts. `refused` are traces that reviewers rejected
-    (`review.refused`). The same completion of the same sample is kept once. Raises DatasetError,
-    ConversationError.
+    (`review.refused`). The same completion of the same sample is kept once. A data set is made to be passed
+    on: what was read of `local_only` pictures is left out. Raises DatasetError, ConversationError.
     """
     if not files:
         raise DatasetError("no conversations: run the cold start first, or name files of conversations")
@@ -149,12 +149,15 @@ def _kept(
         key = hashlib.blake2b(f"{c.sample_id}|{c.completion}".encode(), digest_size=12).digest()
         said = refused.get((c.sample_id, fingerprint(c.completion)))
         why = f"review: {said}" if said is not None else "stands twice" if key in seen else ""
+        if not why and c.policy == "local_only":
+            why = "local_only: stays in the run"
         seen.add(key)
         if not why:
             yield c
             continue
         excluded[why.partition(":")[0]] += 1
-        row = {"sample_id": c.sample_id, "source": c.source, "reason": why, "text": c.completion}
+        text = "" if c.policy == "local_only" else c.completion
+        row = {"sample_id": c.sample_id, "source": c.source, "reason": why, "text": text}
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -87,6 +87,11 @@ class Run:
         return body
 
     @property
+    def fingerprints(self) -> dict[str, str]:
+        """Dataset -> the fingerprint of its build, in source order. Raises RecipeError."""
+        return {s.dataset: str(self.built(s.dataset)["fingerprint"]) for s in self.recipe.sources}
+
+    @property
     def train(self) -> list[Sample]:
         return [s for s in self.samples if s.role == "train"]
 
@@ -156,8 +161,7 @@ class Run:
         elif isinstance(quotas, Path):
             quotas = read_quotas(quotas)
         assert isinstance(quotas, tuple)
-        names = [s.dataset for s in self.recipe.sources]
-        built = {n: str(self.built(n)["fingerprint"]) for n in names}
+        built = self.fingerprints
         key = stage_key(
             "plan",
             {
@@ -173,7 +177,7 @@ class Run:
             with self.bar("sampling plan") as advance:
                 make_plan(
                     self.folder / "data",
-                    names,
+                    list(built),
                     quotas,
                     place,
                     pictures=roots if section.near_duplicates else None,
@@ -205,9 +209,8 @@ class Run:
         teacher = spec.model_dump(mode="json", exclude={"attempts"})
         if spec.kind == "offline":
             teacher["name"] = OfflineTeacher.name
-        built = {s.dataset: str(self.built(s.dataset)["fingerprint"]) for s in self.recipe.sources}
         images = self.recipe.images.model_dump(mode="json")
-        return stage_key("traces", {"teacher": teacher, "images": images}, built)
+        return stage_key("traces", {"teacher": teacher, "images": images}, self.fingerprints)
 
     @cached_property
     def statistics(self) -> dict[str, Statistics]:

@@ -107,16 +107,10 @@ def _supported(name: str, kinds: tuple[Kind, ...], judged: Sequence[Judged], act
     wrong = [j for j in judged if j.verdict == "refuted" and _kind(j.statement) in kinds]
     if name == "deeds_supported":
         # Where deeds are not labelled, only the tool is wrong.
-        wrong = [j for j in wrong if not j.reason.startswith("tools ") or acts]
+        wrong = [j for j in wrong if acts or not j.by_tools]
     if name == "tools_supported":
         # What acts is there: a tool that the labels exclude is as wrong in a deed as in a list.
-        wrong += [
-            j
-            for j in judged
-            if j.statement.kind in ("deed", "count")
-            and j.verdict == "refuted"
-            and j.reason.startswith("tools ")
-        ]
+        wrong += [j for j in judged if j.verdict == "refuted" and j.by_tools]
     said = "; ".join(dict.fromkeys(f"{j.statement.text!r} ({j.reason})" for j in wrong))
     return Finding(name, not wrong, said)
 

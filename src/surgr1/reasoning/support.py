@@ -8,7 +8,7 @@ refuted, one outside the vocabulary (CholecT50 has no specimen bag) is unlabelle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from surgr1.ontology.procedures import Procedure
 from surgr1.ontology.vocabularies import has_vocabulary, layout_of, vocabulary
@@ -74,11 +74,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Judged:
-    """`reason` says what the labels hold instead, or why they say nothing."""
+    """`reason` says what the labels hold instead, or why they say nothing; `by_tools` whether a deed or a
+    count is judged by the labels of tools alone.
+    """
 
     statement: Statement
     verdict: Verdict
     reason: str = ""
+    by_tools: bool = False
 
 
 def judge(statements: Iterable[Statement], seen: Seen) -> list[Judged]:
@@ -97,17 +100,23 @@ def same_thing(said: str, labelled: str) -> bool:
     return said == labelled or labelled.endswith(f" {said}") or (first and labelled.startswith(f"{said} "))
 
 
-_Finding = tuple[bool | None, str]
-"""Whether the claim (before negation) holds, None if the labels leave it open; what they say."""
+class _Finding(NamedTuple):
+    """Whether the claim (before negation) holds, None if the labels leave it open; what they say; whether it
+    is the labels of tools that decide.
+    """
+
+    holds: bool | None
+    reason: str
+    by_tools: bool = False
 
 
 def _judged(statement: Statement, seen: Seen) -> Judged:
     if statement.kind == "other":
         return Judged(statement, "unlabelled", "not read")
-    holds, reason = _RULES[statement.kind](statement, seen)
+    holds, reason, by_tools = _RULES[statement.kind](statement, seen)
     if holds is None:
-        return Judged(statement, "unlabelled", reason)
-    return Judged(statement, "supported" if holds != statement.negated else "refuted", reason)
+        return Judged(statement, "unlabelled", reason, by_tools)
+    return Judged(statement, "supported" if holds != statement.negated else "refuted", reason, by_tools)
 
 
 @lru_cache
@@ -132,17 +141,19 @@ def _in(name: str, names: Iterable[str]) -> bool:
 def _tool(s: Statement, seen: Seen) -> _Finding:
     tools = seen.labels.tools
     if tools is None:
-        return None, "tools are not labelled"
+        return _Finding(None, "tools are not labelled")
     reason = f"tools labelled: {_listed(tools)}"
     if s.subject == ANY:
-        return bool(tools), reason
+        return _Finding(bool(tools), reason)
     if _in(s.subject, tools):
-        return True, reason
+        return _Finding(True, reason)
     if any(s.subject == target for _, _, target in seen.labels.triplets or ()):
-        return True, reason
+        return _Finding(True, reason)
     if _loosely(s, seen):
-        return None, f"{s.subject} is not named in full"
-    return (False, reason) if _excluded(s.subject, seen) else (None, f"{s.subject} is not labelled")
+        return _Finding(None, f"{s.subject} is not named in full")
+    if _excluded(s.subject, seen):
+        return _Finding(False, reason)
+    return _Finding(None, f"{s.subject} is not labelled")
 
 
 _LOOSE = {
@@ -176,27 +187,28 @@ def _tissue(s: Statement, seen: Seen) -> _Finding:
     tissues = seen.labels.tissues
     if s.negated and s.subject == "blood vessel":
         # "It is the ureter and no vessel": which vessel, is not said.
-        return None, "of no vessel by name"
+        return _Finding(None, "of no vessel by name")
     if s.subject in targets or (tissues is not None and _in(s.subject, tissues)):
-        return True, "labelled"
+        return _Finding(True, "labelled")
     if tissues is None:
-        return None, "structures are not labelled"
+        return _Finding(None, "structures are not labelled")
     reason = f"structures labelled: {_listed(tissues)}"
     if s.subject == ANY:
-        return bool(tissues), reason
-    known = s.subject in seen.named("tissue")
-    return (False, reason) if known else (None, f"{s.subject} is not labelled")
+        return _Finding(bool(tissues), reason)
+    if s.subject in seen.named("tissue"):
+        return _Finding(False, reason)
+    return _Finding(None, f"{s.subject} is not labelled")
 
 
 def _place(s: Statement, seen: Seen) -> _Finding:
     boxes = [b for b in seen.labels.boxes or () if s.subject == ANY or same_thing(s.subject, b.name)]
     if not boxes:
-        return None, f"{s.subject} has no box"
+        return _Finding(None, f"{s.subject} has no box")
     if s.object == "centre":
-        return None, "no rule says how large the centre is"
+        return _Finding(None, "no rule says how large the centre is")
     sides = [_sides(b.xyxy, seen) for b in boxes]
     reason = f"{s.subject} is at: {_listed('-'.join(sorted(found)) for found in sides)}"
-    return any(set(s.object.split("-")) <= found for found in sides), reason
+    return _Finding(any(set(s.object.split("-")) <= found for found in sides), reason)
 
 
 def _sides(box: _Box, seen: Seen) -> set[str]:
@@ -215,29 +227,29 @@ def _sides(box: _Box, seen: Seen) -> set[str]:
 def _deed(s: Statement, seen: Seen) -> _Finding:
     deeds, tools = seen.labels.triplets, seen.labels.tools
     if tools is not None and s.subject not in ("", ANY) and not s.negated:
-        present, reason = _tool(s, seen)
-        if present is False:
-            return False, reason
+        present = _tool(s, seen)
+        if present.holds is False:
+            return present._replace(by_tools=True)
     if deeds is None:
-        return None, "deeds are not labelled"
+        return _Finding(None, "deeds are not labelled")
     reason = f"deeds labelled: {_listed(' '.join(d) for d in deeds)}"
     if s.subject == ANY:
-        return any(verb != NULL for _, verb, _ in deeds), reason
+        return _Finding(any(verb != NULL for _, verb, _ in deeds), reason)
     if s.predicate == "touch":
         touching = any(verb != NULL and _does(s, tool, target) for tool, verb, target in deeds)
-        return (True if touching else None), reason
+        return _Finding((True if touching else None), reason)
     if s.predicate == NULL:
         mine = [verb for tool, verb, _ in deeds if same_thing(s.subject, tool)]
-        return (NULL in mine if mine else None), reason
+        return _Finding((NULL in mine if mine else None), reason)
     if s.subject and not any(same_thing(s.subject, tool) for tool, _, _ in deeds):
         # Present, but nobody labelled what it does.
-        return None, reason
+        return _Finding(None, reason)
     said = s.predicate
     holds = any(
         (verb == said or (said, verb) in HOLDING) and _does(s, tool, target) for tool, verb, target in deeds
     )
     # Without a target the object may be one that is not read ("its heel lifting strands").
-    return (holds if s.object or holds else None), reason
+    return _Finding((holds if s.object or holds else None), reason)
 
 
 def _does(s: Statement, tool: str, target: str) -> bool:
@@ -249,20 +261,20 @@ def _activity(s: Statement, seen: Seen) -> _Finding:
     labels = seen.labels
     true = {"phase": labels.phase, "step": labels.step, "action": labels.action}[s.kind]
     if true is None:
-        return None, f"the {s.kind} is not labelled"
-    return s.subject == true, f"{s.kind} labelled: {true}"
+        return _Finding(None, f"the {s.kind} is not labelled")
+    return _Finding(s.subject == true, f"{s.kind} labelled: {true}")
 
 
 def _criterion(s: Statement, seen: Seen) -> _Finding:
     cvs = seen.labels.cvs
     if cvs is None:
-        return None, "criteria are not labelled"
+        return _Finding(None, "criteria are not labelled")
     reason = f"criteria labelled as met: {_listed(f'C{k + 1}' for k, met in enumerate(cvs) if met)}"
     if s.subject in ("C1", "C2", "C3"):
-        return cvs[int(s.subject[1]) - 1], reason
+        return _Finding(cvs[int(s.subject[1]) - 1], reason)
     if s.subject == "all":
-        return (False if False in cvs else None if None in cvs else True), reason
-    return (True if True in cvs else None if None in cvs else False), reason
+        return _Finding((False if False in cvs else None if None in cvs else True), reason)
+    return _Finding((True if True in cvs else None if None in cvs else False), reason)
 
 
 def _count(s: Statement, seen: Seen) -> _Finding:
@@ -270,24 +282,25 @@ def _count(s: Statement, seen: Seen) -> _Finding:
     if s.subject == "criteria":
         cvs = seen.labels.cvs
         if cvs is None or None in cvs:
-            return None, "criteria are not labelled"
-        return sum(map(bool, cvs)) == number, f"criteria met: {sum(map(bool, cvs))}"
+            return _Finding(None, "criteria are not labelled")
+        return _Finding(sum(map(bool, cvs)) == number, f"criteria met: {sum(map(bool, cvs))}")
     tools = seen.labels.tools
     if s.subject == "instrument" and seen.instruments is not None:
-        return number == seen.instruments, f"instruments labelled: {seen.instruments}"
+        return _Finding(number == seen.instruments, f"instruments labelled: {seen.instruments}")
     if tools is None:
-        return None, "tools are not labelled"
+        return _Finding(None, "tools are not labelled")
     if s.subject != "instrument" and not _in(s.subject, tools):
-        return (number == 0 if _excluded(s.subject, seen) else None), f"tools labelled: {_listed(tools)}"
+        holds = number == 0 if _excluded(s.subject, seen) else None
+        return _Finding(holds, f"tools labelled: {_listed(tools)}", by_tools=True)
     boxes = [b.name for b in seen.labels.boxes or () if b.name in tools]
     if set(boxes) == set(tools):
         found = sum(s.subject == "instrument" or same_thing(s.subject, b) for b in boxes)
-        return number == found, f"{s.subject}: {found} labelled"
+        return _Finding(number == found, f"{s.subject}: {found} labelled")
     # Labels of presence do not say how many there are of a kind, only how many kinds.
     least = len(tools) if s.subject == "instrument" else 1
     if number < least:
-        return False, f"tools labelled: {_listed(tools)}"
-    return (True if number == least else None), "instances are not labelled"
+        return _Finding(False, f"tools labelled: {_listed(tools)}", by_tools=True)
+    return _Finding((True if number == least else None), "instances are not labelled")
 
 
 def _cue(s: Statement, seen: Seen) -> _Finding:
@@ -295,7 +308,7 @@ def _cue(s: Statement, seen: Seen) -> _Finding:
     (clips, blood, a needle) belong to none.
     """
     if s.subject in _EVERYWHERE:
-        return None, f"{s.subject}: may be seen at any time"
+        return _Finding(None, f"{s.subject}: may be seen at any time")
     labels, known = seen.labels, _cues(seen.procedure)
     true = {
         *((kind, getattr(labels, kind)) for kind in ("phase", "action") if getattr(labels, kind) is not None),
@@ -308,15 +321,15 @@ def _cue(s: Statement, seen: Seen) -> _Finding:
     asked = {kind for kind, _ in true}
     mine = {holds for owner, holds in known.get(s.subject, ()) if owner in true}
     if mine:
-        return (None if len(mine) == 2 else mine.pop()), f"{s.subject}: a cue of what is labelled"
+        return _Finding((None if len(mine) == 2 else mine.pop()), f"{s.subject}: a cue of what is labelled")
     others = {
         owner
         for owner, holds in known.get(s.subject, ())
         if owner[0] in asked and holds and not (owner[0] == "phase" and s.subject in _LASTING)
     }
     if others and not s.negated:
-        return False, f"{s.subject}: a cue of {_listed(name for _, name in others)}"
-    return None, f"{s.subject}: not labelled"
+        return _Finding(False, f"{s.subject}: a cue of {_listed(name for _, name in others)}")
+    return _Finding(None, f"{s.subject}: not labelled")
 
 
 _EVERYWHERE = frozenset((*THINGS.values(), "needle held", "needle handled", "thread taut"))

@@ -6,7 +6,6 @@ and `options` (the answers' closed vocabulary, by default the dataset's); `text`
 `validate.CHECKS`, none for a good trace) and `why`.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -174,12 +173,12 @@ def checks_table(scores: Sequence[CheckScore]) -> str:
 
 def _share(part: int, whole: int) -> str:
     """A share with its Wilson interval, in percent."""
+    from scipy.stats import binomtest
+
     if not whole:
         return "-"
-    z, p = 1.96, part / whole
-    middle = (p + z * z / (2 * whole)) / (1 + z * z / whole)
-    half = z / (1 + z * z / whole) * math.sqrt(p * (1 - p) / whole + z * z / (4 * whole * whole))
-    return f"{100 * p:.0f} [{100 * (middle - half):.0f}, {100 * (middle + half):.0f}]"
+    low, high = binomtest(part, whole).proportion_ci(method="wilson")
+    return f"{100 * part / whole:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def counts(path: Path) -> dict[str, int]:

@@ -47,23 +47,49 @@ def composition(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
     """One row per row of Table 3 and per other data set, then the total: {"name", "teacher", "self", "total",
     "simulated", "paper": {...} or None}.
     """
-    counts: Counter[tuple[str, str]] = Counter()
-    simulated: set[str] = set()
+    counted = _Counted()
     for c in conversations:
+        counted.add(c)
+    return counted.rows()
+
+
+class _Counted:
+    """What is counted of conversations, in one pass over them."""
+
+    def __init__(self) -> None:
+        self._pathways: Counter[tuple[str, str]] = Counter()
+        self._simulated: set[str] = set()
+        self.checks: Counter[str] = Counter()
+        self.sources: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
+        self.policies: Counter[str] = Counter()
+
+    def add(self, c: Conversation) -> None:
         layout = layout_of(c.dataset)
         name = next((n for n, (layouts, _, _) in TABLE_3.items() if layout in layouts), c.dataset)
-        counts[name, pathway_of(c)] += 1
+        self._pathways[name, pathway_of(c)] += 1
         if c.dataset.startswith("sim-"):
-            simulated.add(name)
-    others = sorted({n for n, _ in counts} - set(TABLE_3))
-    rows = [
-        _row(name, counts[name, "teacher"], counts[name, "self"], name in simulated)
-        for name in (*TABLE_3, *others)
-    ]
-    paper = [r["paper"] for r in rows if r["paper"]]
-    total = _row("Total", sum(r["teacher"] for r in rows), sum(r["self"] for r in rows), bool(simulated))
-    total["paper"] = {k: sum(p[k] for p in paper) for k in ("teacher", "self", "total")}
-    return [*rows, total]
+            self._simulated.add(name)
+        self.checks.update(check for check, ok in c.checks.items() if ok)
+        self.sources[c.source] += 1
+        prompt, knowledge = (c.provenance.get(k, "-") for k in ("prompt", "knowledge"))
+        self.versions[f"prompt {prompt}, knowledge {knowledge}"] += 1
+        self.policies[c.policy] += 1
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of `composition`."""
+        counts = self._pathways
+        others = sorted({n for n, _ in counts} - set(TABLE_3))
+        rows = [
+            _row(name, counts[name, "teacher"], counts[name, "self"], name in self._simulated)
+            for name in (*TABLE_3, *others)
+        ]
+        paper = [r["paper"] for r in rows if r["paper"]]
+        total = _row(
+            "Total", sum(r["teacher"] for r in rows), sum(r["self"] for r in rows), bool(self._simulated)
+        )
+        total["paper"] = {k: sum(p[k] for p in paper) for k in ("teacher", "self", "total")}
+        return [*rows, total]
 
 
 def _row(name: str, teacher: int, own: int, simulated: bool) -> dict[str, Any]:
@@ -109,27 +135,27 @@ def build_dataset(
     for old in out.glob("train-*.parquet"):
         old.unlink()
     excluded: Counter[str] = Counter()
-    checks: Counter[str] = Counter()
+    counted = _Counted()
     shards = []
     part = out / "excluded.jsonl.part"
     with part.open("w", encoding="utf-8") as file:
         kept = _kept(files, refused, excluded, file)
-        for number, batch in enumerate(in_batches(_counting(kept, checks), SHARD)):
+        for number, batch in enumerate(in_batches(_counting(kept, counted), SHARD)):
             shard = out / f"train-{number:05d}.parquet"
             write_conversations(shard, batch)
             shards.append(shard)
     part.replace(out / "excluded.jsonl")
     for number, shard in enumerate(shards):
         shard.rename(out / f"train-{number:05d}-of-{len(shards):05d}.parquet")
-    rows = composition(_all(sorted(out.glob("train-*.parquet"))))
+    rows = counted.rows()
     counts = {
         "conversations": rows[-1]["total"],
         "excluded": dict(excluded),
-        "checks": {n: checks[n] for n in CHECKS if checks[n]},
+        "checks": {n: counted.checks[n] for n in CHECKS if counted.checks[n]},
         "composition": rows,
     }
     (out / "composition.json").write_text(json.dumps(counts, indent=1), encoding="utf-8")
-    (out / "README.md").write_text(_card(title, counts, out), encoding="utf-8")
+    (out / "README.md").write_text(_card(title, counts, counted), encoding="utf-8")
     return counts
 
 
@@ -161,23 +187,14 @@ def _kept(
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _counting(conversations: Iterable[Conversation], checks: Counter[str]) -> Iterator[Conversation]:
+def _counting(conversations: Iterable[Conversation], counted: _Counted) -> Iterator[Conversation]:
     for c in conversations:
-        checks.update(name for name, ok in c.checks.items() if ok)
+        counted.add(c)
         yield c
 
 
-def _card(title: str, counts: Mapping[str, Any], out: Path) -> str:
+def _card(title: str, counts: Mapping[str, Any], counted: _Counted) -> str:
     """Markdown with the YAML head that `datasets` reads."""
-    sources: Counter[str] = Counter()
-    versions: Counter[str] = Counter()
-    policies: Counter[str] = Counter()
-    for c in _all(sorted(out.glob("train-*.parquet"))):
-        sources[c.source] += 1
-        policies[c.policy] += 1
-        versions[
-            f"prompt {c.provenance.get('prompt', '-')}, knowledge {c.provenance.get('knowledge', '-')}"
-        ] += 1
     simulated = any(r["simulated"] for r in counts["composition"])
     parts = [
         "---\nlicense: other\ntask_categories: [visual-question-answering]\nlanguage: [en]\nconfigs:\n"
@@ -192,20 +209,20 @@ def _card(title: str, counts: Mapping[str, Any], out: Path) -> str:
         "The paper's Table 3 beside it; its numbers are of real data.",
         composition_table(counts["composition"]),
         "## Who wrote them",
-        _counted("source", sources),
+        _numbers("source", counted.sources),
         "## Versions",
-        _counted("version", versions),
+        _numbers("version", counted.versions),
         "## Checks passed",
         "\n".join(f"- {name} ({n:,}): {CHECKS[name]}" for name, n in counts["checks"].items()),
         "## Left out",
         "\n".join(f"- {why}: {n:,}" for why, n in counts["excluded"].items()) or "Nothing.",
         "## Data policy",
-        _counted("policy", policies)
+        _numbers("policy", counted.policies)
         + "\n\nLicences are those of the data sets the pictures come from (`surgr1 data licence`).",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _counted(head: str, counts: Counter[str]) -> str:
+def _numbers(head: str, counts: Counter[str]) -> str:
     rows = [f"| {name} | {n:,} |" for name, n in sorted(counts.items())]
     return "\n".join([f"| {head} | conversations |", "| --- | --: |", *rows])

@@ -3,11 +3,8 @@ at, and needs no network.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections import Counter
 from functools import partial
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chromium import Chromium
 from surgr1.bench import charts
 from surgr1.bench.cards import card_of
 from surgr1.bench.predictions import main_rows, read_predictions, usage
@@ -223,72 +221,12 @@ def model_folder(root: Path, name: str, skill: float, questions: int, prompt="a1
 # --- A browser ------------------------------------------------------------------------------------
 
 
-class Browser:
-    """Chromium over its debugging pipe: no port, no other library."""
-
-    def __init__(self, profile: Path) -> None:
-        flags = (
-            "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-            " --disable-sync --disable-component-update --disable-quic --hide-scrollbars"
-            " --remote-debugging-pipe"
-        )
-        into, out = os.pipe(), os.pipe()
-        command = [shutil.which("chromium"), *flags.split(), f"--user-data-dir={profile}", "about:blank"]
-        # Chromium reads from descriptor 3 and writes to 4; the hop over 100 and 101 keeps them apart.
-        hop = (
-            "import os, sys; a, b = map(int, sys.argv[1:3]); os.dup2(a, 100); os.dup2(b, 101);"
-            " os.dup2(100, 3); os.dup2(101, 4); os.execv(sys.argv[3], sys.argv[3:])"
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", hop, str(into[0]), str(out[1]), *command],
-            pass_fds=(into[0], out[1]),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(into[0])
-        os.close(out[1])
-        self.send, self.receive, self.buffer, self.number, self.session = into[1], out[0], b"", 0, ""
-        self.events: list[dict] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network"):
-            self.call(f"{domain}.enable")
-
-    def message(self) -> dict:
-        while b"\0" not in self.buffer:
-            part = os.read(self.receive, 1 << 20)
-            assert part, "the browser is gone"
-            self.buffer += part
-        line, _, self.buffer = self.buffer.partition(b"\0")
-        return json.loads(line)
-
-    def call(self, method: str, **params) -> dict:
-        self.number += 1
-        asked = {"id": self.number, "method": method, "params": params}
-        if self.session:
-            asked["sessionId"] = self.session
-        os.write(self.send, json.dumps(asked).encode() + b"\0")
-        while True:
-            found = self.message()
-            if found.get("id") == self.number:
-                assert "error" not in found, f"{method}: {found}"
-                return found["result"]
-            self.events.append(found)
-
-    def run(self, script: str):
-        """The value of a script, promises awaited."""
-        found = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+class Browser(Chromium):
+    """The report's page."""
 
     def open(self, url: str, width: int = 1366, height: int = 900, *, dark: bool = False) -> None:
         """Load a page and wait until its samples are there."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+        self.size(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         for address in ("about:blank", url):
@@ -326,12 +264,6 @@ class Browser:
             "Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=codes[key], **extra
         )
         self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=codes[key])
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=20)
-        os.close(self.send)
-        os.close(self.receive)
 
 
 @pytest.fixture(scope="module")

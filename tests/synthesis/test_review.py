@@ -6,7 +6,6 @@ import base64
 import http.client
 import json
 import math
-import os
 import random
 import shutil
 import signal
@@ -21,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from chromium import Chromium
 from surgr1.corpora.schema import LabelledBox, Labels, Sample
 from surgr1.ontology.procedures import load_procedure
 from surgr1.ontology.tasks import Task
@@ -720,55 +720,8 @@ def test_a_review_that_cannot_begin_says_why(review, tmp_path) -> None:
 # --- The page in a browser ----------------------------------------------------------------------------
 
 
-class Browser:
-    """Chromium over its debugging pipe."""
-
-    def __init__(self, profile: Path) -> None:
-        flags = (
-            "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-            " --disable-sync --disable-component-update --hide-scrollbars --remote-debugging-pipe"
-        )
-        into, out = os.pipe(), os.pipe()
-        # Chromium reads from descriptor 3 and writes to 4; the hop over 100 and 101 keeps them apart.
-        hop = (
-            "import os, sys; a, b = map(int, sys.argv[1:3]); os.dup2(a, 100); os.dup2(b, 101);"
-            " os.dup2(100, 3); os.dup2(101, 4); os.execv(sys.argv[3], sys.argv[3:])"
-        )
-        command = [shutil.which("chromium"), *flags.split(), f"--user-data-dir={profile}", "about:blank"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", hop, str(into[0]), str(out[1]), *command],
-            pass_fds=(into[0], out[1]),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(into[0])
-        os.close(out[1])
-        self.send, self.receive, self.buffer, self.number, self.session = into[1], out[0], b"", 0, ""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def call(self, method: str, **params) -> dict:
-        self.number += 1
-        asked = {"id": self.number, "method": method, "params": params}
-        os.write(
-            self.send,
-            json.dumps(asked | ({"sessionId": self.session} if self.session else {})).encode() + b"\0",
-        )
-        while True:
-            while b"\0" not in self.buffer:
-                part = os.read(self.receive, 1 << 20)
-                assert part, "the browser is gone"
-                self.buffer += part
-            line, _, self.buffer = self.buffer.partition(b"\0")
-            found = json.loads(line)
-            if found.get("id") == self.number:
-                assert "error" not in found, f"{method}: {found}"
-                return found["result"]
-
-    def run(self, script: str):
-        """The value of a script, promises awaited."""
-        found = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+class Browser(Chromium):
+    """The review page."""
 
     def wait(self, condition: str) -> None:
         for _ in range(60):
@@ -785,13 +738,7 @@ class Browser:
         raise AssertionError(f"waited in vain for {condition}")
 
     def open(self, url: str, width: int, height: int) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
+        self.size(width, height)
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
         self.wait("document.documentElement.dataset.at !== undefined")
@@ -800,12 +747,6 @@ class Browser:
         text = {"text": key} if len(key) == 1 else {}
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, **(text if kind == "keyDown" else {}))
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=20)
-        os.close(self.send)
-        os.close(self.receive)
 
 
 @pytest.fixture(scope="module")
